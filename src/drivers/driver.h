@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every storage driver does. A driver keeps layers' trees on disk and nothing else: names, parents, digests are the store's
+// records, handed in with each call. Layer ids come from the store and are never used twice.
+//
+// Life of a layer in a driver:
+//   import:    stage(id) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) -> sync(id) : sealed
+//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id)
+//   removal:   remove(id) = rename into trash, O(1) -> reap() unlinks
+// Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
+// Thread safety: calls for different ids may run at once; the store serialises calls for one id.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "archive/extract.h"
+#include "archive/pack.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/ids.h"
+#include "sys/mount.h"
+
+namespace shale::drivers {
+
+/// One probed fact: every cell of `shale drivers` comes from one of these.
+struct Fact {
+    std::string name;   ///< "d_type", "native diff", "redirect_dir", ...
+    std::string value;  ///< "yes", "no", "500", "ext4", ...
+    std::string reason; ///< why absent, or how it was found; empty when self-evident
+};
+struct ProbeReport {
+    bool usable = false;
+    std::string reason; ///< when not usable: what is missing and what to do
+    std::vector<Fact> facts;
+};
+
+struct Usage {
+    uint64_t bytes = 0;  ///< allocated on disk (st_blocks), own only, parents excluded
+    uint64_t inodes = 0;
+    bool counted = false; ///< true: O(1) from the file system's counters; false: walked
+};
+struct Quota {
+    uint64_t bytes = 0, inodes = 0; ///< 0 = none
+};
+
+/// Parents of a layer, nearest first (top ... bottom).
+using Parents = std::span<const LayerId>;
+
+struct Staging {
+    UniqueFd dir; ///< empty directory for the upper-form tree
+    archive::WhiteoutForm whiteouts = archive::WhiteoutForm::overlay_trusted;
+};
+
+/// Quota per container, where the file system counts.
+class QuotaControl {
+public:
+    virtual ~QuotaControl() = default;
+    virtual Status set(LayerId id, const Quota& quota) = 0;
+    virtual Result<Quota> get(LayerId id) = 0;
+};
+
+class Driver {
+public:
+    virtual ~Driver() = default;
+    [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+
+    /// An empty staged layer; a leftover with this id is removed first.
+    virtual Result<Staging> stage(LayerId id) = 0;
+    /// Turns the staged tree into the layer's content over `parents` (all sealed): owner and mode of implied directories
+    /// from the nearest parent that has them (docs/formats/layer-tar.md), deferred hard links copied up, vfs: merged into a copy.
+    virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport& report) = 0;
+    /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
+    virtual Status create(LayerId id, Parents parents, const Quota& quota) = 0;
+    /// A writable layer becomes immutable. Not mounted any more (the store checks).
+    virtual Status seal(LayerId id, Parents parents) = 0;
+    /// Everything of these layers is on stable storage when this returns (one syncfs for all).
+    virtual Status sync(std::span<const LayerId> ids) = 0;
+
+    enum class Access : uint8_t { read_write, read_only };
+    /// How to mount the layer: one or more specs for sys::mount_at, in order. Stable until seal or remove.
+    virtual Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) = 0;
+
+    /// O(1): the layer's data goes to the trash. Missing id = done. Safe in every state of the layer.
+    virtual Status remove(LayerId id) = 0;
+    /// Deletes what lies in the trash; returns entries removed. Any number may run at once, also in other processes.
+    virtual Result<uint64_t> reap(const std::atomic<bool>* cancel) = 0;
+    struct TrashUsage {
+        uint64_t layers = 0;
+        std::vector<LayerId> ids;
+    };
+    virtual Result<TrashUsage> trash() = 0;
+
+    /// Every layer that has anything on disk (staged, active, sealed; not the trash). Enumerates the disk, not records.
+    virtual Result<std::vector<LayerId>> list() = 0;
+    virtual Result<Usage> usage(LayerId id, Parents parents) = 0;
+
+    /// The layer's changes against its parents as canonical tar (for a sealed layer or an unmounted/frozen active one).
+    struct DiffReport {
+        archive::PackReport pack;
+        bool native = false;     ///< read from the upper alone
+        std::string walk_reason; ///< why not native
+    };
+    virtual Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink& sink) = 0;
+    virtual Status changes(LayerId id, Parents parents, const archive::ChangeSink& sink) = 0;
+    /// Opens the complete tree (layer over parents) read-only, without a visible mount where that can be; the guard
+    /// undoes whatever was mounted.
+    struct View {
+        UniqueFd root;
+        std::shared_ptr<void> keep; ///< lives as long as the view is in use
+    };
+    virtual Result<View> open_view(LayerId id, Parents parents) = 0;
+
+    /// True when layers unpack independently of their parents' data (all of ours: by staging).
+    [[nodiscard]] virtual unsigned max_depth() const noexcept = 0;
+    /// What this driver can do here; does the real thing in a scratch directory below its root.
+    virtual Result<ProbeReport> probe() = 0;
+    /// Structural check of one layer (directories, links, leftovers): texts of what is wrong, empty = fine.
+    virtual Result<std::vector<std::string>> check(LayerId id, Parents parents) = 0;
+
+    virtual QuotaControl* quota() noexcept { return nullptr; }
+};
+
+/// Options of a driver, already validated as key=value ("redirect_dir" -> "on"); see options().
+using DriverOptions = std::map<std::string, std::string, std::less<>>;
+
+struct OptionInfo {
+    std::string_view key, default_value, help;
+};
+/// One row of the only list of drivers.
+struct DriverInfo {
+    std::string_view name;
+    int priority;       ///< lower is tried first when no driver is named
+    std::string_view summary;
+    std::span<const OptionInfo> options;
+    /// `root`: the store's directory for this driver; made by the factory (0700 / 0711).
+    Result<std::unique_ptr<Driver>> (*open)(const std::string& root, const DriverOptions& options);
+};
+
+/// All drivers, by priority. registry.cc is the only list.
+std::span<const DriverInfo> registry() noexcept;
+/// Unknown name: NotFound with the names there are.
+Result<const DriverInfo*> find_driver(std::string_view name);
+/// The first driver whose probe says usable under `root`; the reasons of those passed over are in the error.
+Result<const DriverInfo*> choose_driver(const std::string& root);
+
+} // namespace shale::drivers
