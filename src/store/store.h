@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// The store: images, layers, containers over one driver, with records in one SQLite database.
+//
+// On disk (ROOT, mode 0711; everything below 0700 unless said):
+//   shale.db            records (WAL); the only truth about what exists
+//   lock                byte ranges of this file are the locks between processes (see locks.h)
+//   blobs/sha256/<hex>  layer blobs, manifests, configs, byte for byte
+//   <driver>/           the driver's layers and its trash
+//   tmp/                partial blobs; nothing in it outlives its process
+//   mnt/<id>            mount points that `container mount` makes
+//
+// Every mutation: record intent -> act -> sync -> record -> retire. A layer row in state "staging" is the intent; a crash
+// leaves it behind, and the next open removes it with its data (recover.cc). Two durability classes (docs/adr/0004):
+// images, layers, tags: data synced (driver.sync, blobs and directories fsynced), then a transaction with synchronous=FULL.
+// Containers: transactions are atomic and ordered, durable at the latest with the next full one or the file system's own commit.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/ids.h"
+#include "drivers/driver.h"
+#include "oci/image.h"
+
+namespace shale::store {
+
+class Records;
+
+enum class Durability : uint8_t { full, none };
+
+struct StoreOptions {
+    std::string root;
+    std::string driver;              ///< empty: the store's own; a new store: the best the host can run
+    drivers::DriverOptions driver_options;
+    Durability durability = Durability::full;
+    unsigned jobs = 0;               ///< layers unpacked at once; 0 = number of processors
+    archive::TarLimits tar_limits;
+    bool read_only = false;          ///< opens without recovery or lock of writers (info, df of a broken store)
+};
+
+/// Progress of long work; called from several threads, one at a time.
+struct ProgressEvent {
+    enum class Kind : uint8_t { layer_begin, layer_bytes, layer_done, layer_shared, note } kind = Kind::note;
+    std::string item; ///< short digest or text
+    uint64_t done = 0, total = 0;
+};
+using Progress = std::function<void(const ProgressEvent&)>;
+
+struct LayerInfo {
+    LayerId id;
+    std::optional<LayerId> parent;
+    Digest chain_id, diff_id, blob;      ///< blob: digest of the blob kept
+    uint64_t blob_bytes = 0, bytes = 0, inodes = 0; ///< bytes, inodes: the unpacked layer's own
+    int64_t created_ns = 0;
+    uint64_t images = 0, children = 0, containers = 0; ///< who uses it
+};
+struct ImageInfo {
+    Digest manifest, config;
+    std::vector<std::string> names;
+    std::vector<LayerInfo> layers; ///< bottom first
+    uint64_t bytes = 0, exclusive_bytes = 0;
+    int64_t created_ns = 0;        ///< when it came into the store
+    std::string os, architecture;
+};
+struct ContainerInfo {
+    LayerId id;
+    std::string name;
+    std::optional<Digest> image;
+    std::string image_name;
+    std::vector<LayerId> parents; ///< nearest first
+    int64_t created_ns = 0;
+    std::string mounted_at;       ///< empty when not mounted (asked from the mount table)
+    drivers::Quota quota;
+};
+
+struct ImportRequest {
+    std::string source;  ///< path or "-"
+    std::string name;    ///< overrides the source's names; empty: the source's
+    oci::SourceOptions select;
+};
+struct ImportedImage {
+    ImageInfo image;
+    uint64_t layers_unpacked = 0, layers_shared = 0;
+    uint64_t skipped_devices = 0, squashed_owners = 0, skipped_xattrs = 0;
+    std::vector<std::string> warnings;
+};
+
+struct CommitRequest {
+    std::string container, name;
+    std::string comment, author;
+    std::vector<std::string> cmd;
+    archive::Compression compression = archive::Compression::gzip;
+};
+struct CommitResult {
+    ImageInfo image;
+    Digest diff_id;
+    bool native_diff = false;
+    std::string walk_reason;
+    archive::PackReport pack;
+};
+
+struct GcReport {
+    uint64_t layers = 0, blobs = 0, leftovers = 0; ///< removed (or that would be, in a dry run)
+    uint64_t blob_bytes = 0, layer_bytes = 0;
+    uint64_t reaped_entries = 0;
+    std::vector<std::string> what; ///< a line each
+};
+
+/// Where the file system's space is; the rows sum up to statfs, "unaccounted" is the explained rest.
+struct SpaceReport {
+    struct Row {
+        std::string name;
+        uint64_t bytes = 0, inodes = 0;
+    };
+    std::string root, file_system;
+    uint64_t fs_bytes = 0, fs_used = 0, fs_available = 0, fs_inodes = 0, fs_inodes_used = 0;
+    std::vector<Row> rows; ///< layers, containers, blobs, records, trash, orphans, deleted but open, reserve, other, ...
+    struct ImageRow {
+        std::string name;
+        uint64_t bytes = 0, exclusive = 0, shared = 0;
+    };
+    std::vector<ImageRow> images;
+    uint64_t store_bytes = 0;
+};
+
+enum class CheckLevel : uint8_t { quick, full, data };
+struct Problem {
+    std::string object; ///< "layer 12", "blob sha256:...", "container web"
+    std::string what, remedy;
+    bool repaired = false;
+};
+struct CheckReport {
+    uint64_t layers = 0, blobs = 0, containers = 0, entries = 0;
+    std::vector<Problem> problems;
+};
+
+class Store {
+public:
+    /// Opens or creates. Recovers what dead processes left (removes half-made layers; never anything recorded).
+    /// A store that has layers of another driver refuses with FailedPrecondition, naming both and what is there.
+    static Result<std::unique_ptr<Store>> open(const StoreOptions& options);
+    ~Store();
+    Store(const Store&) = delete;
+    Store& operator=(const Store&) = delete;
+
+    [[nodiscard]] const std::string& root() const noexcept { return options_.root; }
+    [[nodiscard]] drivers::Driver& driver() noexcept { return *driver_; }
+
+    // images.cc, import.cc, export.cc
+    Result<std::vector<ImportedImage>> import_images(const ImportRequest& request, const Progress& progress,
+                                                     const std::atomic<bool>* cancel = nullptr);
+    Result<std::vector<ImageInfo>> list_images();
+    /// By name, manifest digest, config digest, or a unique hex prefix (>= 4) of either.
+    Result<ImageInfo> find_image(std::string_view reference);
+    Result<std::string> image_manifest(const Digest& manifest); ///< raw document
+    Result<std::string> image_config(const Digest& config);
+    Status tag_image(std::string_view reference, std::string_view name);
+    /// Removes a name; the image goes with its last name (unless containers use it: FailedPrecondition, or `force` names).
+    struct Removed {
+        std::vector<std::string> untagged;
+        std::optional<Digest> deleted;
+    };
+    Result<Removed> remove_image(std::string_view reference, bool force, bool dry_run);
+    Status export_image(std::string_view reference, oci::ExportFormat format, const std::string& path);
+
+    // layers.cc
+    Result<std::vector<LayerInfo>> list_layers();
+    Result<LayerInfo> find_layer(std::string_view reference); ///< id, chain id, diff id or unique prefix
+    Result<archive::PackReport> export_layer(LayerId id, const archive::Sink& sink); ///< canonical tar
+
+    // containers.cc
+    Result<ContainerInfo> create_container(std::string_view image, std::string_view name, const drivers::Quota& quota);
+    Result<ContainerInfo> find_container(std::string_view reference); ///< name or id
+    Result<std::vector<ContainerInfo>> list_containers();
+    Result<std::vector<sys::MountSpec>> container_mounts(const ContainerInfo& container);
+    /// Mounts at ROOT/mnt/<id> (or `target`), once; returns the path. Vfs: its directory, nothing is mounted.
+    Result<std::string> mount_container(std::string_view reference, const std::string& target = {});
+    Status unmount_container(std::string_view reference);
+    Status container_changes(std::string_view reference, const archive::ChangeSink& sink);
+    Result<drivers::Driver::DiffReport> container_diff(std::string_view reference, const archive::Sink& sink);
+    Result<archive::PackReport> export_container(std::string_view reference, const archive::Sink& sink); ///< whole tree
+    Result<CommitResult> commit_container(const CommitRequest& request);
+    Status remove_container(std::string_view reference, bool force); ///< force: unmounts first
+    Result<drivers::Usage> container_usage(const ContainerInfo& container);
+
+    // leases.cc: what a lease names is not collected. Refs: "layer:<id>", "blob:<digest>", "image:<digest>".
+    Result<std::string> create_lease(std::string_view id, std::optional<int64_t> ttl_ns);
+    Status add_lease_ref(std::string_view id, std::string_view ref);
+    Status delete_lease(std::string_view id);
+    struct LeaseInfo {
+        std::string id;
+        int64_t created_ns = 0, expires_ns = 0; ///< 0 = never
+        std::vector<std::string> refs;
+    };
+    Result<std::vector<LeaseInfo>> list_leases();
+
+    // gc.cc, accounting.cc, check.cc
+    Result<GcReport> gc(bool dry_run);
+    Result<SpaceReport> space();
+    Result<CheckReport> check(CheckLevel level, const Progress& progress, bool repair = false);
+
+private:
+    explicit Store(StoreOptions options);
+    Status open_root();
+    Status recover();
+
+    struct LayerPlan;
+    Result<ImportedImage> import_one(const oci::SourceImage& source, const ImportRequest& request, const Progress& progress,
+                                     const std::atomic<bool>* cancel);
+    Status import_layers(const oci::SourceImage& source, std::vector<LayerPlan>& plan, const Progress& progress,
+                         const std::atomic<bool>* cancel, ImportedImage& out);
+    Result<oci::BlobView> open_blob(const Digest& digest);
+    Status write_blob(const Digest& digest, std::string_view bytes);
+    Result<LayerId> new_id();
+    Result<std::vector<LayerId>> chain(LayerId top); ///< top first
+    Result<UniqueFd> lock_chain(const Digest& chain_id);
+    [[nodiscard]] int64_t now_ns() const;
+    [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }
+
+    StoreOptions options_;
+    UniqueFd root_fd_, blobs_fd_, tmp_fd_, lock_fd_;
+    std::unique_ptr<Records> records_;
+    std::unique_ptr<drivers::Driver> driver_;
+};
+
+} // namespace shale::store
