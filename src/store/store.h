@@ -21,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@
 namespace shale::store {
 
 class Records;
+class Locks;
 
 enum class Durability : uint8_t { full, none };
 
@@ -206,30 +208,50 @@ public:
 
     // gc.cc, accounting.cc, check.cc
     Result<GcReport> gc(bool dry_run);
+    /// Unlinks what lies in the trash (any number of processes at once); entries removed.
+    Result<uint64_t> reap(const std::atomic<bool>* cancel = nullptr);
     Result<SpaceReport> space();
     Result<CheckReport> check(CheckLevel level, const Progress& progress, bool repair = false);
 
 private:
+    friend class Import;
     explicit Store(StoreOptions options);
     Status open_root();
+    Status choose_driver();
     Status recover();
 
-    struct LayerPlan;
-    Result<ImportedImage> import_one(const oci::SourceImage& source, const ImportRequest& request, const Progress& progress,
-                                     const std::atomic<bool>* cancel);
-    Status import_layers(const oci::SourceImage& source, std::vector<LayerPlan>& plan, const Progress& progress,
-                         const std::atomic<bool>* cancel, ImportedImage& out);
+    // import.cc
+    Result<ImportedImage> import_one(const oci::SourceImage& source, const ImportRequest& request,
+                                     const Progress& progress, const std::atomic<bool>* cancel);
+    // images.cc
+    Result<ImageInfo> load_image(const Digest& manifest);
+    Result<Digest> resolve_image(std::string_view reference);
+    // blobs.cc
     Result<oci::BlobView> open_blob(const Digest& digest);
-    Status write_blob(const Digest& digest, std::string_view bytes);
-    Result<LayerId> new_id();
-    Result<std::vector<LayerId>> chain(LayerId top); ///< top first
-    Result<UniqueFd> lock_chain(const Digest& chain_id);
+    Result<std::string> read_document(const Digest& digest);
+    Result<UniqueFd> new_blob(std::string& tmp_name);
+    Status publish_blob(const std::string& tmp_name, const Digest& digest);
+    Status write_document(const Digest& digest, std::string_view bytes);
+    // layers.cc
+    Result<std::vector<LayerId>> chain_of(std::optional<LayerId> top); ///< top first
+    Result<std::optional<LayerId>> layer_by_chain(const Digest& chain);
+    Status begin_layer(LayerId& id, std::optional<LayerId> parent); ///< the intent: a "staging" row
+    void abandon_layer(LayerId id) noexcept;                        ///< undo of begin_layer, whatever was done since
+    Status sync_all(std::span<const LayerId> layers);               ///< layers and blobs are on stable storage
+    // containers.cc
+    Status undo_container(LayerId id);
+    [[nodiscard]] std::string mount_point(LayerId id) const;
+    // gc.cc
+    Status sweep(bool dry_run, GcReport& report);
+
     [[nodiscard]] int64_t now_ns() const;
     [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }
 
     StoreOptions options_;
-    UniqueFd root_fd_, blobs_fd_, tmp_fd_, lock_fd_;
+    UniqueFd root_fd_, blobs_fd_, tmp_fd_;
     std::unique_ptr<Records> records_;
+    std::unique_ptr<Locks> locks_;
+    std::atomic<uint64_t> tmp_counter_{0};
     std::unique_ptr<drivers::Driver> driver_;
 };
 

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+// Containers: a writable layer with a name. States: (none) -> creating -> ready -> (none).
+// create: row "creating" -> driver.create -> row "ready". remove: row deleted -> driver.remove (rename to trash).
+// A crash between leaves a "creating" row (undone by the next open) or a directory that no row names (taken by gc).
+#include <fmt/format.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "archive/unpack.h"
+#include "base/units.h"
+#include "store/locks.h"
+#include "store/records.h"
+#include "store/store.h"
+
+namespace shale::store {
+namespace {
+
+constexpr std::string_view select_container =
+    "SELECT id, name, parent, image, image_name, target, quota_bytes, quota_inodes, created_ns FROM containers WHERE state = 'ready'";
+
+/// Docker's rule for container names: [a-zA-Z0-9][a-zA-Z0-9_.-]*; bounded here to 128 bytes.
+Status check_name(std::string_view name) {
+    auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
+    const bool good = !name.empty() && name.size() <= 128 && plain(name[0]) &&
+                      std::ranges::all_of(name, [&](char c) { return plain(c) || c == '_' || c == '.' || c == '-'; });
+    if (good) return {};
+    return fail(Errc::InvalidArgument,
+                fmt::format("container name \"{}\" must be 1 to 128 of letters, digits, '_', '.', '-', a letter or digit first",
+                            name.substr(0, 150)));
+}
+
+struct Row {
+    ContainerInfo info;
+    std::optional<LayerId> parent;
+    std::string target;
+};
+
+Row read_container(const Statement& row) {
+    Row out;
+    out.info.id = row.id(0);
+    out.info.name = row.text(1);
+    if (!row.is_null(2)) out.parent = row.id(2);
+    if (!row.is_null(3)) out.info.image = row.digest(3);
+    out.info.image_name = row.text(4);
+    out.target = row.text(5);
+    out.info.quota = {row.count(6), row.count(7)};
+    out.info.created_ns = row.integer(8);
+    return out;
+}
+
+} // namespace
+
+std::string Store::mount_point(LayerId id) const { return fmt::format("{}/mnt/{}", options_.root, id.value); }
+
+Result<ContainerInfo> Store::create_container(std::string_view image, std::string_view name, const drivers::Quota& quota) {
+    if (!name.empty()) TRY(check_name(name));
+    if ((quota.bytes != 0 || quota.inodes != 0) && driver_->quota() == nullptr)
+        return fail(Errc::Unimplemented,
+                    fmt::format("driver {} cannot limit a container here; `shale drivers` says why (overlay2 needs ext4 or xfs "
+                                "mounted with prjquota)",
+                                driver_->name()));
+    auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
+
+    ContainerInfo info;
+    std::optional<LayerId> parent;
+    if (!image.empty()) { // an empty reference: a container with nothing below it
+        info.image = TRY(resolve_image(image));
+        info.image_name = image;
+        auto top = TRY(records_->prepare("SELECT layer FROM image_layers WHERE image = ? ORDER BY position DESC LIMIT 1"));
+        if (TRY(top.bind(*info.image).step())) parent = top.id(0);
+    }
+    info.parents = TRY(chain_of(parent));
+    if (info.parents.size() + 1 > driver_->max_depth())
+        return fail(Errc::FailedPrecondition, fmt::format("image {} has {} layers; driver {} can stack {} with a container's own",
+                                                          image, info.parents.size(), driver_->name(), driver_->max_depth()));
+    info.quota = quota;
+    info.created_ns = now_ns();
+    {
+        auto tx = TRY(records_->begin(Sync::relaxed));
+        info.id = TRY(tx.next_id());
+        info.name = name.empty() ? fmt::format("c{}", info.id.value) : std::string(name);
+        auto insert = TRY(tx.prepare("INSERT INTO containers(id, name, state, session, parent, image, image_name, quota_bytes, "
+                                     "quota_inodes, created_ns) VALUES (?, ?, 'creating', ?, ?, ?, ?, ?, ?, ?)"));
+        insert.bind(info.id).bind(std::string_view(info.name)).bind(locks_->session()).bind(parent);
+        if (info.image) insert.bind(*info.image);
+        else insert.bind_null();
+        insert.bind(std::string_view(info.image_name)).bind(quota.bytes).bind(quota.inodes).bind(info.created_ns);
+        if (auto done = insert.run(); !done) {
+            if (done.error().code() == Errc::AlreadyExists)
+                return fail(Errc::AlreadyExists, fmt::format("a container named \"{}\" exists", info.name));
+            return std::unexpected(std::move(done).error());
+        }
+        TRY(tx.commit());
+    }
+    ScopeGuard undo([&] { (void)undo_container(info.id); });
+    TRY(in_context(driver_->create(info.id, info.parents, quota), [&] { return "create container " + info.name; }));
+    auto tx = TRY(records_->begin(Sync::relaxed));
+    auto ready = TRY(tx.prepare("UPDATE containers SET state = 'ready' WHERE id = ?"));
+    TRY(ready.bind(info.id).run());
+    TRY(tx.commit());
+    undo.release();
+    return info;
+}
+
+Status Store::undo_container(LayerId id) {
+    const std::string at = mount_point(id);
+    if (sys::is_mount_point(at).value_or(false)) TRY(sys::unmount(at, MNT_DETACH));
+    if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", id.value).c_str(), AT_REMOVEDIR);
+        !gone && gone.error().sys_errno() != ENOENT)
+        return gone;
+    TRY(driver_->remove(id));
+    auto tx = TRY(records_->begin(Sync::relaxed));
+    auto drop = TRY(tx.prepare("DELETE FROM containers WHERE id = ?"));
+    TRY(drop.bind(id).run());
+    return tx.commit();
+}
+
+Result<ContainerInfo> Store::find_container(std::string_view reference) {
+    uint64_t number = 0;
+    const auto [end, bad] = std::from_chars(reference.data(), reference.data() + reference.size(), number);
+    const bool numeric = bad == std::errc{} && end == reference.data() + reference.size() && reference.size() < 19;
+    auto row = TRY(records_->prepare(std::string(select_container) + " AND (name = ? OR id = ?) ORDER BY name = ? DESC LIMIT 1"));
+    row.bind(reference).bind(numeric ? static_cast<int64_t>(number) : int64_t{-1}).bind(reference);
+    if (!TRY(row.step()))
+        return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
+    auto found = read_container(row);
+    found.info.parents = TRY(chain_of(found.parent));
+    const std::string at = found.target.empty() ? mount_point(found.info.id) : found.target;
+    if (sys::is_mount_point(at).value_or(false)) found.info.mounted_at = at;
+    return found.info;
+}
+
+Result<std::vector<ContainerInfo>> Store::list_containers() {
+    std::vector<Row> rows;
+    auto select = TRY(records_->prepare(std::string(select_container) + " ORDER BY id"));
+    while (TRY(select.step())) rows.push_back(read_container(select));
+    std::vector<ContainerInfo> containers;
+    for (auto& row : rows) {
+        row.info.parents = TRY(chain_of(row.parent));
+        const std::string at = row.target.empty() ? mount_point(row.info.id) : row.target;
+        if (sys::is_mount_point(at).value_or(false)) row.info.mounted_at = at;
+        containers.push_back(std::move(row.info));
+    }
+    return containers;
+}
+
+Result<std::vector<sys::MountSpec>> Store::container_mounts(const ContainerInfo& container) {
+    return driver_->mounts(container.id, container.parents, drivers::Driver::Access::read_write);
+}
+
+Result<std::string> Store::mount_container(std::string_view reference, const std::string& target) {
+    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    auto specs = TRY(container_mounts(info));
+    // A driver whose layer is a plain directory needs no mount to be used.
+    if (target.empty() && specs.size() == 1 && specs[0].type == "bind") return specs[0].source;
+
+    std::string at = target.empty() ? mount_point(info.id) : target;
+    if (target.empty()) {
+        const std::string name = fmt::format("mnt/{}", info.id.value);
+        if (auto made = sys::make_dir(root_fd_.get(), name.c_str(), 0711); !made && made.error().sys_errno() != EEXIST)
+            return std::unexpected(std::move(made).error());
+    } else {
+        const UniqueFd opened = TRY(sys::open_dir(AT_FDCWD, target.c_str()));
+        at = TRY(sys::path_of_fd(opened.get()));
+    }
+    if (TRY(sys::is_mount_point(at))) {
+        if (!info.mounted_at.empty() && info.mounted_at == at) return at;
+        if (target.empty()) return at;
+        return fail(Errc::FailedPrecondition, fmt::format("{} is a mount point already", at));
+    }
+    if (!info.mounted_at.empty())
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("container {} is mounted at {}; unmount it there first", info.name, info.mounted_at));
+    if (!target.empty()) {
+        auto tx = TRY(records_->begin(Sync::relaxed));
+        auto put = TRY(tx.prepare("UPDATE containers SET target = ? WHERE id = ?"));
+        TRY(put.bind(std::string_view(at)).bind(info.id).run());
+        TRY(tx.commit());
+    }
+    for (const auto& spec : specs)
+        if (auto done = sys::mount_at(spec, at); !done) {
+            if (target.empty())
+                (void)sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
+            return std::unexpected(std::move(done).error().add("mount container " + info.name));
+        }
+    return at;
+}
+
+Status Store::unmount_container(std::string_view reference) {
+    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    const std::string own = mount_point(info.id);
+    if (!info.mounted_at.empty()) {
+        TRY(in_context(sys::unmount(info.mounted_at), [&] { return "unmount container " + info.name; }));
+        if (info.mounted_at != own) {
+            auto tx = TRY(records_->begin(Sync::relaxed));
+            auto put = TRY(tx.prepare("UPDATE containers SET target = '' WHERE id = ?"));
+            TRY(put.bind(info.id).run());
+            TRY(tx.commit());
+            return {};
+        }
+    }
+    if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
+        !gone && gone.error().sys_errno() != ENOENT)
+        return gone;
+    return {};
+}
+
+Status Store::container_changes(std::string_view reference, const archive::ChangeSink& sink) {
+    auto info = TRY(find_container(reference));
+    return driver_->changes(info.id, info.parents, sink);
+}
+
+Result<drivers::Driver::DiffReport> Store::container_diff(std::string_view reference, const archive::Sink& sink) {
+    auto info = TRY(find_container(reference));
+    return driver_->diff(info.id, info.parents, sink);
+}
+
+Result<archive::PackReport> Store::export_container(std::string_view reference, const archive::Sink& sink) {
+    auto info = TRY(find_container(reference));
+    auto view = TRY(driver_->open_view(info.id, info.parents));
+    return archive::pack_tree(view.root.get(), {}, sink);
+}
+
+Status Store::remove_container(std::string_view reference, bool force) {
+    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    if (!info.mounted_at.empty()) {
+        if (!force)
+            return fail(Errc::FailedPrecondition,
+                        fmt::format("container {} is mounted at {}; unmount it first, or use --force", info.name, info.mounted_at));
+        if (auto done = sys::unmount(info.mounted_at); !done) TRY(sys::unmount(info.mounted_at, MNT_DETACH));
+    }
+    if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
+        !gone && gone.error().sys_errno() != ENOENT)
+        return gone;
+    {
+        auto tx = TRY(records_->begin(Sync::relaxed));
+        auto drop = TRY(tx.prepare("DELETE FROM containers WHERE id = ?"));
+        TRY(drop.bind(info.id).run());
+        TRY(tx.commit());
+    }
+    return driver_->remove(info.id);
+}
+
+Result<drivers::Usage> Store::container_usage(const ContainerInfo& container) {
+    return driver_->usage(container.id, container.parents);
+}
+
+} // namespace shale::store

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "store/locks.h"
+
+#include <sys/random.h>
+
+#include <cerrno>
+
+namespace shale::store {
+namespace {
+
+constexpr uint64_t session_base = uint64_t{1} << 61U;
+
+Result<UniqueFd> open_lock_file(int root_dir) {
+    return sys::open_at(root_dir, "lock", O_RDWR | O_CREAT, 0600);
+}
+
+} // namespace
+
+Result<std::unique_ptr<Locks>> Locks::open(int root_dir) {
+    auto locks = std::make_unique<Locks>();
+    locks->root_ = TRY(sys::open_dir(root_dir, "."));
+    locks->session_fd_ = TRY(open_lock_file(root_dir));
+    for (;;) {
+        if (getrandom(&locks->session_, sizeof locks->session_, 0) != sizeof locks->session_)
+            return fail_errno(errno, "getrandom for a session number");
+        locks->session_ &= (uint64_t{1} << 60U) - 1;
+        if (TRY(sys::try_lock_range(locks->session_fd_.get(), session_base + locks->session_, 1,
+                                    sys::LockMode::exclusive)))
+            return locks;
+    }
+}
+
+Result<bool> Locks::session_alive(uint64_t session) const {
+    if (session == session_) return true;
+    // A descriptor of its own: the probe lock must not touch this process's session byte.
+    const UniqueFd probe = TRY(open_lock_file(root_.get()));
+    return !TRY(sys::try_lock_range(probe.get(), session_base + session, 1, sys::LockMode::exclusive));
+}
+
+Result<LockHold> Locks::hold() const { return LockHold(TRY(open_lock_file(root_.get()))); }
+
+uint64_t Locks::chain_offset(const Digest& chain) noexcept {
+    uint64_t bits = 0;
+    for (size_t i = 0; i < 8; ++i) bits = bits << 8U | chain.bytes()[i];
+    return bits >> 3U;
+}
+
+} // namespace shale::store

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The records: one SQLite database in WAL mode (docs/adr/0001). This file knows SQL's plumbing and the schema;
+// what a row means stands in layers.cc, images.cc, containers.cc, leases.cc.
+//
+// Ids: meta.next_id counts up and meta.id_mark is its durable bound, raised 1,024 at a time by a synced transaction. After an unclean
+// boot (meta.boot differs) counting goes on from the mark, so that an id whose transaction was lost is never given again.
+#pragma once
+
+#include <sqlite3.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/ids.h"
+
+namespace shale::store {
+
+/// How far a transaction's commit reaches. relaxed: atomic and in order, on disk with the next synced one or checkpoint.
+enum class Sync : uint8_t { relaxed, synced };
+
+/// One prepared statement in use; bind in order, step, read columns by position.
+class Statement {
+public:
+    Statement(sqlite3* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
+    Statement(Statement&& other) noexcept : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)) {}
+    Statement(const Statement&) = delete;
+    Statement& operator=(const Statement&) = delete;
+    Statement& operator=(Statement&&) = delete;
+    ~Statement() { sqlite3_finalize(statement_); }
+
+    Statement& bind(int64_t value);
+    Statement& bind(uint64_t value) { return bind(static_cast<int64_t>(value)); }
+    Statement& bind(LayerId id) { return bind(id.value); }
+    Statement& bind(std::string_view text);
+    Statement& bind(const Digest& digest) { return bind(digest.text()); }
+    Statement& bind_null();
+    Statement& bind(std::optional<LayerId> id) { return id ? bind(*id) : bind_null(); }
+
+    /// true: a row is there.
+    Result<bool> step();
+    /// Runs to the end, rows dropped.
+    Status run();
+
+    [[nodiscard]] int64_t integer(int column) const { return sqlite3_column_int64(statement_, column); }
+    [[nodiscard]] uint64_t count(int column) const { return static_cast<uint64_t>(integer(column)); }
+    [[nodiscard]] LayerId id(int column) const { return {count(column)}; }
+    [[nodiscard]] bool is_null(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
+    [[nodiscard]] std::string text(int column) const;
+    /// A digest column; a malformed one reads as "none" (check reports it).
+    [[nodiscard]] Digest digest(int column) const;
+
+private:
+    sqlite3* db_;
+    sqlite3_stmt* statement_;
+    int next_ = 1;
+};
+
+class Records {
+public:
+    /// Opens or creates ROOT/shale.db. A database of a newer format is refused with FailedPrecondition.
+    static Result<std::unique_ptr<Records>> open(const std::string& path, bool durable, bool read_only);
+    ~Records();
+    Records(const Records&) = delete;
+    Records& operator=(const Records&) = delete;
+
+    /// A transaction (BEGIN IMMEDIATE); holds this object's mutex; rolled back unless commit() succeeded.
+    class Transaction {
+    public:
+        Transaction(Transaction&& other) noexcept;
+        Transaction(const Transaction&) = delete;
+        Transaction& operator=(const Transaction&) = delete;
+        Transaction& operator=(Transaction&&) = delete;
+        ~Transaction();
+        Result<Statement> prepare(std::string_view sql);
+        /// A number never given before. First call of a relaxed transaction: raising the durable mark commits it midway.
+        Result<LayerId> next_id();
+        Status commit();
+
+    private:
+        friend class Records;
+        Transaction(Records& records, std::unique_lock<std::recursive_mutex> lock)
+            : records_(&records), lock_(std::move(lock)) {}
+        Records* records_;
+        std::unique_lock<std::recursive_mutex> lock_;
+    };
+    Result<Transaction> begin(Sync sync);
+
+    /// A statement outside a transaction, for one read. Serialised by SQLite's own mutex.
+    Result<Statement> prepare(std::string_view sql);
+
+    Result<std::string> meta(std::string_view key); ///< "" when absent
+    /// True once per boot and database: the first opener after a boot reconciles what relaxed transactions may have lost.
+    Result<bool> first_open_after_boot();
+
+private:
+    Records() = default;
+    Status exec(const char* sql);
+    Error error(std::string_view doing) const;
+    Status create_schema();
+
+    sqlite3* db_ = nullptr;
+    bool durable_ = true;
+    std::recursive_mutex mutex_;
+};
+
+} // namespace shale::store

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening a store: its directories, its driver, and what dead processes or a lost boot left behind.
+#include "store/store.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <unordered_set>
+
+#include "store/locks.h"
+#include "store/records.h"
+#include "sys/fs.h"
+
+namespace shale::store {
+
+Store::Store(StoreOptions options) : options_(std::move(options)) {}
+Store::~Store() = default;
+
+int64_t Store::now_ns() const {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+Result<std::unique_ptr<Store>> Store::open(const StoreOptions& options) {
+    std::unique_ptr<Store> store(new Store(options));
+    auto failed = [&](Error&& error) {
+        return std::unexpected(std::move(error).add(fmt::format("open store {}", options.root)));
+    };
+    if (auto done = store->open_root(); !done) return failed(std::move(done).error());
+    if (auto done = store->choose_driver(); !done) return failed(std::move(done).error());
+    if (!options.read_only)
+        if (auto done = store->recover(); !done) return failed(std::move(done).error());
+    return store;
+}
+
+Status Store::open_root() {
+    if (options_.root.empty() || options_.root.find('\0') != std::string::npos)
+        return fail(Errc::InvalidArgument, "the store's root is empty");
+    if (options_.read_only) {
+        root_fd_ = TRY(sys::open_dir(AT_FDCWD, options_.root.c_str()));
+    } else {
+        // 0711: names below stay unreadable to others (CVE-2021-41091), while a container in a user namespace can reach its root.
+        root_fd_ = TRY(sys::make_dirs(AT_FDCWD, options_.root, 0711));
+    }
+    // A stable absolute path, whatever the caller's working directory does later; overlay wants absolute ones.
+    options_.root = TRY(sys::path_of_fd(root_fd_.get()));
+    if (!options_.read_only) {
+        blobs_fd_ = TRY(sys::make_dirs(root_fd_.get(), "blobs/sha256"));
+        tmp_fd_ = TRY(sys::make_dirs(root_fd_.get(), "tmp"));
+        TRY(sys::make_dirs(root_fd_.get(), "mnt", 0711));
+        locks_ = TRY(Locks::open(root_fd_.get()));
+    } else {
+        blobs_fd_ = TRY(sys::open_at(root_fd_.get(), "blobs/sha256", O_RDONLY | O_DIRECTORY));
+    }
+    records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only));
+    return {};
+}
+
+Status Store::choose_driver() {
+    const std::string recorded = TRY(records_->meta("driver"));
+    if (!recorded.empty() && !options_.driver.empty() && options_.driver != recorded) {
+        auto count = TRY(records_->prepare("SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM layers), "
+                                           "(SELECT count(*) FROM containers)"));
+        TRY(count.step());
+        if (count.count(0) + count.count(1) + count.count(2) > 0)
+            return fail(Errc::FailedPrecondition,
+                        fmt::format("this store is kept by driver {} ({} images, {} layers, {} containers); opening it with "
+                                    "{} would make them seem gone. Go on with --driver {}, or name another --root for {}",
+                                    recorded, count.count(0), count.count(1), count.count(2), options_.driver, recorded,
+                                    options_.driver));
+    }
+    std::string name = options_.driver.empty() ? recorded : options_.driver;
+    if (name.empty()) name = TRY(drivers::choose_driver(options_.root))->name;
+    const auto* info = TRY(drivers::find_driver(name));
+    if (!options_.read_only) TRY(sys::make_dirs(root_fd_.get(), name, 0711));
+    driver_ = TRY(info->open(options_.root + "/" + name, options_.driver_options));
+    if (recorded != name && !options_.read_only) {
+        auto tx = TRY(records_->begin(Sync::synced));
+        auto put = TRY(tx.prepare("INSERT OR REPLACE INTO meta VALUES ('driver', ?)"));
+        TRY(put.bind(std::string_view(name)).run());
+        TRY(tx.commit());
+    }
+    options_.driver = name;
+    return {};
+}
+
+/// Undo of dead processes' intents. Cheap when there are none: two index look-ups.
+Status Store::recover() {
+    struct Unfinished {
+        LayerId id;
+        uint64_t session;
+        bool container;
+    };
+    std::vector<Unfinished> unfinished;
+    auto find = TRY(records_->prepare("SELECT id, session, 0 FROM layers WHERE state <> 'ready' UNION ALL "
+                                      "SELECT id, session, 1 FROM containers WHERE state <> 'ready' ORDER BY id DESC"));
+    while (TRY(find.step())) unfinished.push_back({find.id(0), find.count(1), find.integer(2) != 0});
+    for (const auto& row : unfinished) {
+        if (TRY(locks_->session_alive(row.session))) continue;
+        if (row.container) {
+            TRY(undo_container(row.id));
+        } else {
+            TRY(driver_->remove(row.id));
+            auto tx = TRY(records_->begin(Sync::relaxed));
+            auto drop = TRY(tx.prepare("DELETE FROM layers WHERE id = ? AND state = 'staging'"));
+            TRY(drop.bind(row.id).run());
+            TRY(tx.commit());
+        }
+    }
+    if (!TRY(records_->first_open_after_boot())) return {};
+
+    // A lost boot may have kept a container's row and lost its directory, or the reverse: relaxed transactions and the file
+    // system's journal are two orders. Its data is gone or in the trash either way: the row goes too.
+    std::unordered_set<LayerId> on_disk;
+    for (const LayerId id : TRY(driver_->list())) on_disk.insert(id);
+    std::vector<LayerId> lost;
+    auto containers = TRY(records_->prepare("SELECT id FROM containers"));
+    while (TRY(containers.step()))
+        if (!on_disk.contains(containers.id(0))) lost.push_back(containers.id(0));
+    for (const LayerId id : lost) TRY(undo_container(id));
+    return {};
+}
+
+} // namespace shale::store
