@@ -5,6 +5,8 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -58,3 +60,12 @@ private:
 Digest chain_id(const Digest& parent, const Digest& diff_id);
 
 } // namespace shale
+
+/// A digest is its own good hash.
+template <> struct std::hash<shale::Digest> {
+    size_t operator()(const shale::Digest& digest) const noexcept {
+        size_t out = 0;
+        std::memcpy(&out, digest.bytes().data(), sizeof out);
+        return out;
+    }
+};

@@ -94,6 +94,7 @@ public:
     virtual Result<uint64_t> reap(const std::atomic<bool>* cancel) = 0;
     struct TrashUsage {
         uint64_t layers = 0;
+        uint64_t bytes = 0, inodes = 0; ///< walked
         std::vector<LayerId> ids;
     };
     virtual Result<TrashUsage> trash() = 0;

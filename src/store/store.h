@@ -37,6 +37,7 @@ namespace shale::store {
 
 class Records;
 class Locks;
+struct TreeComparison;
 
 enum class Durability : uint8_t { full, none };
 
@@ -241,6 +242,9 @@ private:
     // containers.cc
     Status undo_container(LayerId id);
     [[nodiscard]] std::string mount_point(LayerId id) const;
+    // check.cc
+    Result<TreeComparison> compare_layer(const LayerInfo& layer, drivers::Parents parents, CheckLevel level);
+    Status reapply_layer(const LayerInfo& layer, drivers::Parents parents);
     // gc.cc
     Status sweep(bool dry_run, GcReport& report);
 
