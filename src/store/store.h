@@ -26,6 +26,7 @@
 #include <string_view>
 #include <vector>
 
+#include "archive/decompress.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/fd.h"
