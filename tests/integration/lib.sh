@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Shared by the integration tests: sourced first. Gives $SHALE (the program), $WORK (a scratch directory, removed with
+# whatever is mounted in it), and the functions below. A test fails at its first failing command.
+set -euo pipefail
+export LC_ALL=C
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+SHALE=${SHALE:-$REPO/build/dev/shale}
+WORK=$(mktemp -d "${SHALE_TEST_DIR:-/var/tmp}/shale-test.XXXXXX")
+unset SHALE_ROOT SHALE_DRIVER SHALE_CONFIG
+
+cleanup() {
+  local status=$? point
+  trap - EXIT
+  cd /
+  while read -r point; do umount -l -- "$point" 2>/dev/null || true; done \
+    < <(awk -v dir="$WORK/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+  rm -rf -- "$WORK" 2>/dev/null || unshare --map-root-user --map-auto rm -rf -- "$WORK" 2>/dev/null || true
+  exit "$status"
+}
+trap cleanup EXIT
+trap 'echo "FAILED at ${BASH_SOURCE[0]##*/integration/}:$LINENO: $BASH_COMMAND" >&2' ERR
+set -E
+
+skip() { echo "SKIP: $*"; exit 77; }
+fail() { echo "FAIL: $*" >&2; exit 1; }
+need() { local tool; for tool; do command -v "$tool" >/dev/null || skip "$tool is not installed"; done; }
+need_root() { (($(id -u) == 0)) || skip "needs root: $1"; }
+# Overlay mounts are tried, not guessed.
+need_overlay() {
+  mkdir -p "$WORK/probe"/{l,u,w,m}
+  mount -t overlay overlay -o "lowerdir=$WORK/probe/l,upperdir=$WORK/probe/u,workdir=$WORK/probe/w" "$WORK/probe/m" 2>/dev/null ||
+    skip "overlay cannot be mounted on $(stat -f -c %T "$WORK")"
+  umount "$WORK/probe/m"
+}
+shale() { "$SHALE" --root "${ROOT:-$WORK/store}" "$@"; }
+# refuse TEXT... -- COMMAND: the command must fail, and say each TEXT (compared without case).
+refuse() {
+  local wanted=() text output status=0
+  while [[ $1 != -- ]]; do wanted+=("$1"); shift; done
+  shift
+  output=$("$@" 2>&1) || status=$?
+  ((status != 0)) || fail "'$*' was accepted; it should have been refused"
+  ((status < 126)) || fail "'$*' died (exit $status): $output"
+  for text in "${wanted[@]}"; do
+    grep -qiF -- "$text" <<<"$output" || fail "'$*' was refused, but its message does not name '$text': $output"
+  done
+}
