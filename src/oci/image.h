@@ -109,8 +109,9 @@ struct ExportImage {
 };
 enum class ExportFormat : uint8_t { oci_dir, oci_archive, docker_archive };
 /// OCI: blobs byte for byte, index.json with org.opencontainers.image.ref.name (the tag) and io.containerd.image.name annotations.
-/// Docker archive: loadable by docker/podman load: manifest.json + config + uncompressed layer.tar by diff id, plus the OCI files.
-/// Each blob's digest is recomputed while it is written; a difference is DataLoss. Written to PATH.partial, fsynced, renamed.
+/// Docker archive: loadable by docker and podman load: manifest.json, <hex>.json and <diff id hex>/layer.tar, no OCI files.
+/// Each blob's digest is recomputed while it is written; a difference is DataLoss. Written to PATH.partial-PID, fsynced, renamed;
+/// PATH "-" = standard output (archives only).
 Status write_export(const ExportImage& image, ExportFormat format, const std::string& path);
 
 } // namespace shale::oci
