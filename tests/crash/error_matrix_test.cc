@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every mutating operation is run with its first, second, third, ... system call failing (ENOSPC, EIO, EDQUOT, EMFILE, EINTR). It may
+// fail or get round it; the store must keep its promise, and the same operation must work once the trouble is over.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cerrno>
+
+#include "crash/operations.h"
+#include "sys/fs.h"
+#include "sys/seam.h"
+
+namespace shale::test {
+namespace {
+
+class FailAt : public sys::Hook {
+public:
+    FailAt(unsigned step, int error) : left_(static_cast<int>(step)), error_(error) {}
+    int before(const sys::Call& /*call*/) noexcept override { return left_.fetch_sub(1) == 1 ? error_ : 0; }
+    [[nodiscard]] bool reached() const noexcept { return left_.load() <= 0; }
+
+private:
+    std::atomic<int> left_;
+    int error_;
+};
+
+struct Trouble {
+    const char* name;
+    int error;
+    unsigned stride; ///< 1: every call; more: every n-th, to bound the run (the first errors are tried at each call)
+};
+constexpr Trouble troubles[] = {{"ENOSPC", ENOSPC, 1}, {"EIO", EIO, 1}, {"EDQUOT", EDQUOT, 7}, {"EMFILE", EMFILE, 5}, {"EINTR", EINTR, 7}};
+
+class ErrorMatrix : public testing::TestWithParam<std::tuple<std::string, size_t>> {};
+
+TEST_P(ErrorMatrix, StoreStaysWhole) {
+    const auto& [driver, index] = GetParam();
+    if (const auto why = cannot_mount(); !why.empty() && driver != "vfs") GTEST_SKIP() << why;
+    const auto& operation = operations()[index];
+    const World world;
+    prepare(world, world / "golden", driver);
+    if (HasFatalFailure()) return;
+    int tried = 0;
+    for (const auto& trouble : troubles) {
+        for (unsigned step = 1;; step += trouble.stride) {
+            const std::string root = world / "root";
+            copy_dir(world / "golden", root);
+            const std::string what = operation.name + " with " + trouble.name + " at call " + std::to_string(step);
+            bool reached = false;
+            {
+                FailAt hook(step, trouble.error);
+                auto store = open_store(root, driver);
+                sys::set_hook(&hook);
+                const auto done = operation.run(*store, world);
+                reached = hook.reached();
+                sys::set_hook(nullptr);
+                if (trouble.error == EINTR) {
+                    EXPECT_TRUE(done) << what << ": " << done.error().text();
+                }
+                if (!done) {
+                    EXPECT_FALSE(done.error().text().empty());
+                    const auto again = operation.run(*store, world);
+                    EXPECT_TRUE(again || again.error().code() == Errc::NotFound || again.error().code() == Errc::AlreadyExists)
+                        << what << ", then again: " << again.error().text();
+                }
+            }
+            expect_consistent(root, driver, what);
+            if (HasFailure()) return;
+            const auto removed = sys::remove_tree(AT_FDCWD, root.c_str());
+            ASSERT_TRUE(removed) << removed.error().text();
+            if (!reached) break;
+            ++tried;
+        }
+    }
+    EXPECT_GT(tried, 0);
+    RecordProperty("calls", tried);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ErrorMatrix,
+                         testing::Combine(testing::Values("overlay2", "vfs"), testing::Range(size_t{0}, operations().size())),
+                         [](const auto& info) {
+                             return std::get<0>(info.param) + "_" + operations()[std::get<1>(info.param)].name;
+                         });
+
+} // namespace
+} // namespace shale::test

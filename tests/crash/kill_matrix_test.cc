@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every mutating operation is run in a child that is killed (SIGKILL) right before its first, second, third, ... changing system
+// call or record commit, until it ends by itself; after each the store must keep its promise.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+
+#include "crash/operations.h"
+#include "sys/fs.h"
+#include "sys/seam.h"
+
+namespace shale::test {
+namespace {
+
+class KillAt : public sys::Hook {
+public:
+    explicit KillAt(unsigned step) : left_(static_cast<int>(step)) {}
+    int before(const sys::Call& call) noexcept override {
+        if (sys::op_mutates(call.op) && left_.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
+        return 0;
+    }
+
+private:
+    std::atomic<int> left_;
+};
+
+/// True: killed at that step; false: the operation ended before it.
+bool run_killed(const Operation& operation, const World& world, const std::string& root, const std::string& driver, unsigned step) {
+    const pid_t child = fork();
+    if (child == 0) {
+        KillAt hook(step);
+        sys::set_hook(&hook);
+        store::StoreOptions options;
+        options.root = root;
+        options.driver = driver;
+        auto store = store::Store::open(options);
+        const bool good = store && operation.run(**store, world);
+        sys::set_hook(nullptr);
+        _exit(good ? 0 : 1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFSIGNALED(status)) return true;
+    EXPECT_EQ(WEXITSTATUS(status), 0) << operation.name << " failed at step " << step;
+    return false;
+}
+
+class KillMatrix : public testing::TestWithParam<std::tuple<std::string, size_t>> {};
+
+TEST_P(KillMatrix, NothingIsLost) {
+    const auto& [driver, index] = GetParam();
+    if (const auto why = cannot_mount(); !why.empty() && driver != "vfs") GTEST_SKIP() << why;
+    const auto& operation = operations()[index];
+    const World world;
+    prepare(world, world / "golden", driver);
+    if (HasFatalFailure()) return;
+    unsigned step = 1;
+    for (;; ++step) {
+        const std::string root = world / "root";
+        copy_dir(world / "golden", root);
+        const bool killed = run_killed(operation, world, root, driver, step);
+        expect_consistent(root, driver, operation.name + " killed before step " + std::to_string(step));
+        if (HasFailure()) return;
+        const auto removed = sys::remove_tree(AT_FDCWD, root.c_str());
+        ASSERT_TRUE(removed) << removed.error().text();
+        if (!killed) break;
+    }
+    RecordProperty("steps", static_cast<int>(step - 1));
+    EXPECT_GT(step, 1U) << "the seam saw no step at all";
+}
+
+INSTANTIATE_TEST_SUITE_P(All, KillMatrix,
+                         testing::Combine(testing::Values("overlay2", "vfs"), testing::Range(size_t{0}, operations().size())),
+                         [](const auto& info) {
+                             return std::get<0>(info.param) + "_" + operations()[std::get<1>(info.param)].name;
+                         });
+
+} // namespace
+} // namespace shale::test

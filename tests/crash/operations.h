@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mutating operations that the kill matrix and the error matrix run, and the promise that must hold after each.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "support/world.h"
+
+namespace shale::test {
+
+struct Operation {
+    std::string name;
+    std::function<Status(store::Store&, const World&)> run;
+};
+
+const std::vector<Operation>& operations();
+
+/// Fills ROOT with the state that every operation starts from: image base:1 (three layers), containers "kept" (with a change)
+/// and "victim"; archives base.tar and next.tar (shares two layers with base) lie in the world.
+void prepare(const World& world, const std::string& root, const std::string& driver);
+
+/// Whatever happened to the operation: the store opens, gc runs, a full check of all data is silent, base:1 is whole and "kept" still
+/// holds its change; next:1 is all there or not at all; nothing lies in tmp/.
+void expect_consistent(const std::string& root, const std::string& driver, const std::string& what);
+
+} // namespace shale::test

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/world.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "sys/fs.h"
+#include "sys/mount.h"
+
+namespace shale::test {
+namespace {
+
+bool private_mounts() {
+    static const bool done = [] {
+        if (geteuid() != 0 || unshare(CLONE_NEWNS) != 0) return false;
+        return ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+    }();
+    return done;
+}
+
+} // namespace
+
+World::World() {
+    const char* base = std::getenv("SHALE_TEST_DIR");
+    std::string name = std::string(base != nullptr ? base : "/var/tmp") + "/shale-test-XXXXXX";
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    path_ = name;
+    // SHALE_TEST_DIR asks for that directory's own file system.
+    mounted_ = base == nullptr && private_mounts() &&
+               ::mount("shale-test", path_.c_str(), "tmpfs", 0, "size=2g,mode=0755") == 0;
+}
+
+World::~World() {
+    if (const auto table = sys::mount_table())
+        for (auto it = table->rbegin(); it != table->rend(); ++it)
+            if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
+    if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
+    (void)sys::remove_tree(AT_FDCWD, path_.c_str());
+}
+
+std::string cannot_mount() {
+    if (geteuid() != 0) return "needs root (mounts)";
+    return private_mounts() ? "" : "no mount namespace can be made here";
+}
+
+archive::Entry dir(std::string path, uint32_t mode) {
+    archive::Entry entry;
+    entry.type = archive::EntryType::directory;
+    entry.path = std::move(path);
+    entry.mode = mode;
+    entry.mtime_s = 1'600'000'000;
+    return entry;
+}
+archive::Entry file(std::string path, uint32_t mode) {
+    auto entry = dir(std::move(path), mode);
+    entry.type = archive::EntryType::file;
+    entry.mtime_ns = 123'456'789;
+    return entry;
+}
+archive::Entry symlink(std::string path, std::string target) {
+    auto entry = dir(std::move(path), 0777);
+    entry.type = archive::EntryType::symlink;
+    entry.link = std::move(target);
+    return entry;
+}
+archive::Entry hard_link(std::string path, std::string target) {
+    auto entry = symlink(std::move(path), std::move(target));
+    entry.type = archive::EntryType::hard_link;
+    entry.mode = 0644;
+    return entry;
+}
+archive::Entry whiteout(std::string path) {
+    const auto slash = path.rfind('/');
+    return file(slash == std::string::npos ? ".wh." + path : path.substr(0, slash + 1) + ".wh." + path.substr(slash + 1), 0);
+}
+archive::Entry opaque(std::string directory) { return file(std::move(directory) + "/.wh..wh..opq", 0); }
+
+std::string tar_of(const Layer& layer) {
+    std::string out;
+    archive::TarWriter writer([&](std::span<const std::byte> bytes) -> Status {
+        out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        return {};
+    });
+    for (const auto& member : layer) {
+        auto entry = member.entry;
+        if (entry.type == archive::EntryType::file) entry.size = member.content.size();
+        EXPECT_TRUE(writer.add(entry));
+        if (!member.content.empty()) {
+            EXPECT_TRUE(writer.data(std::as_bytes(std::span(member.content))));
+        }
+    }
+    EXPECT_TRUE(writer.finish());
+    return out;
+}
+
+void write_docker_archive(const std::string& path, const std::vector<Layer>& layers, std::string_view name) {
+    std::string diff_ids;
+    std::string names;
+    Layer outer;
+    for (const auto& layer : layers) {
+        const std::string tar = tar_of(layer);
+        const Digest digest = Digest::of(std::string_view(tar));
+        if (!diff_ids.empty()) diff_ids += ',';
+        diff_ids += '"' + digest.text() + '"';
+        if (!names.empty()) names += ',';
+        names += '"' + digest.hex() + "/layer.tar\"";
+        outer.push_back({file(digest.hex() + "/layer.tar"), tar});
+    }
+    const std::string config = R"({"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/sh"]},"rootfs":{"type":"layers",)"
+                               R"("diff_ids":[)" + diff_ids + "]}}";
+    const std::string config_name = Digest::of(std::string_view(config)).hex() + ".json";
+    outer.push_back({file(config_name), config});
+    outer.push_back({file("manifest.json"), "[{\"Config\":\"" + config_name + "\",\"RepoTags\":[\"" + std::string(name) +
+                                                "\"],\"Layers\":[" + names + "]}]"});
+    std::ofstream(path, std::ios::binary) << tar_of(outer);
+}
+
+std::unique_ptr<store::Store> open_store(const std::string& root, const std::string& driver, store::Durability durability) {
+    store::StoreOptions options;
+    options.root = root;
+    options.driver = driver;
+    options.durability = durability;
+    auto opened = store::Store::open(options);
+    if (!opened) {
+        ADD_FAILURE() << opened.error().text();
+        throw std::runtime_error(opened.error().text());
+    }
+    return std::move(*opened);
+}
+
+std::string read_all(const std::string& path) {
+    const std::ifstream in(path, std::ios::binary);
+    std::ostringstream out;
+    out << in.rdbuf();
+    return out.str();
+}
+
+void copy_dir(const std::string& from, const std::string& to) {
+    std::filesystem::create_directories(to);
+    const auto source = sys::open_dir(AT_FDCWD, from.c_str());
+    const auto target = sys::open_dir(AT_FDCWD, to.c_str());
+    ASSERT_TRUE(source && target);
+    const auto copied = archive::copy_tree(source->get(), target->get());
+    ASSERT_TRUE(copied) << copied.error().text();
+}
+
+} // namespace shale::test

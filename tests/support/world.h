@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests that span rooms share: a private place to work in, and small images made on the spot.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "archive/tar.h"
+#include "oci/image.h"
+#include "store/store.h"
+
+namespace shale::test {
+
+/// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, so that
+/// mounts and files vanish with the process even when it is killed. Else a plain directory, removed at the end.
+class World {
+public:
+    World();
+    ~World();
+    World(const World&) = delete;
+    World& operator=(const World&) = delete;
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    [[nodiscard]] std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
+
+private:
+    std::string path_;
+    bool mounted_ = false;
+};
+
+/// Why this process cannot mount an overlay; empty when it can.
+std::string cannot_mount();
+
+/// Short forms of archive entries.
+archive::Entry dir(std::string path, uint32_t mode = 0755);
+archive::Entry file(std::string path, uint32_t mode = 0644);
+archive::Entry symlink(std::string path, std::string target);
+archive::Entry hard_link(std::string path, std::string target);
+archive::Entry whiteout(std::string path); ///< "etc/gone" -> etc/.wh.gone
+archive::Entry opaque(std::string directory);
+
+struct Member {
+    archive::Entry entry;
+    std::string content;
+};
+using Layer = std::vector<Member>;
+
+std::string tar_of(const Layer& layer);
+/// Writes a docker-save archive with these layers.
+void write_docker_archive(const std::string& path, const std::vector<Layer>& layers, std::string_view name);
+
+/// Opens a store or fails the test with its text.
+std::unique_ptr<store::Store> open_store(const std::string& root, const std::string& driver,
+                                         store::Durability durability = store::Durability::full);
+std::string read_all(const std::string& path);
+void copy_dir(const std::string& from, const std::string& to);
+
+} // namespace shale::test
