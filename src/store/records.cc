@@ -180,8 +180,10 @@ Records::Transaction::~Transaction() {
 Result<Statement> Records::Transaction::prepare(std::string_view sql) { return records_->prepare(sql); }
 
 Status Records::Transaction::commit() {
-    if (const int injected = sys::enter(sys::Op::record, -1, "commit"); injected != 0)
-        return fail_errno(injected, "records: commit");
+    int injected = 0;
+    do injected = sys::enter(sys::Op::record, -1, "commit");
+    while (injected == EINTR);
+    if (injected != 0) return fail_errno(injected, "records: commit");
     TRY(records_->exec("COMMIT"));
     records_ = nullptr;
     lock_.unlock();

@@ -135,6 +135,9 @@ void expect_consistent(const std::string& root, const std::string& driver, const
     EXPECT_FALSE(std::filesystem::exists(at + "/etc/old"));
     EXPECT_EQ(std::filesystem::hard_link_count(at + "/bin/tool"), 2U);
     EXPECT_TRUE(store->unmount_container("kept"));
+    // A mount that the dead process left is found and undone.
+    const auto gone = store->remove_container("victim", true);
+    EXPECT_TRUE(gone || gone.error().code() == Errc::NotFound) << gone.error().text();
 }
 
 } // namespace shale::test
