@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// One file a foreign bug that shale promises not to have; the name tells the tracker and number.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "support/world.h"
+#include "sys/fs.h"
+
+namespace shale::test {
+
+class Issue : public testing::TestWithParam<std::string> {
+protected:
+    void SetUp() override {
+        if (GetParam() == "vfs") return;
+        if (const auto why = cannot_mount(); !why.empty()) GTEST_SKIP() << why;
+    }
+    std::unique_ptr<store::Store> open() { return open_store(world_ / "root", GetParam()); }
+    store::ImageInfo import(store::Store& store, const std::vector<Layer>& layers, const std::string& name) {
+        write_docker_archive(world_ / "image.tar", layers, name);
+        store::ImportRequest request;
+        request.source = world_ / "image.tar";
+        auto imported = store.import_images(request, {});
+        EXPECT_TRUE(imported) << imported.error().text();
+        return imported ? imported->at(0).image : store::ImageInfo{};
+    }
+    World world_;
+};
+
+#define SHALE_ISSUE(name)                                                                                              \
+    class name : public Issue {};                                                                                      \
+    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::Values("overlay2", "vfs"), [](const auto& info) { return info.param; })
+
+} // namespace shale::test
