@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Measures shale beside its floors and its peers, in turns on the same file system; prints tables, writes JSON.
+
+usage: run.py [--dir DIR] [--images DIR] [--runs N] [--only import,floors,lifecycle,depth,commit] [--cases A-gz,...]
+              [--peers containerd,podman,umoci | --peers none] [--shale PROGRAM] [--out FILE]
+
+Every figure is the median of N runs; the order within a round is the same for all, so that load from elsewhere meets all of them.
+Peak memory is the largest resident set of the process tree's members (containerd: of the daemon).
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPO = HERE.parent
+
+
+def run(argv, env=None, stdout=subprocess.DEVNULL, check=True):
+    """Wall s, CPU s, peak MB of one command and what it waited for; and its output when stdout is PIPE."""
+    begin = time.monotonic()
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=env)
+    text = process.stdout.read() if stdout == subprocess.PIPE else b""
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if check and process.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, argv))}: exit {process.returncode}: {errors.decode(errors='replace')[-600:]}")
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}, text.decode()
+
+
+def remove(path):
+    """Removes a tree and what is mounted below it."""
+    path = os.path.realpath(path)
+    with open("/proc/self/mountinfo") as table:
+        points = [line.split()[4] for line in table]
+    for point in sorted((p for p in points if p.startswith(path + "/")), reverse=True):
+        subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(["rm", "-rf", "--", path], check=False)
+
+
+def fresh(path):
+    remove(path)
+    os.makedirs(path)
+    os.sync()
+    return str(path)
+
+
+def warm(path):
+    with open(path, "rb") as data:
+        while data.read(1 << 22):
+            pass
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.dir = pathlib.Path(options.dir)
+        self.images = pathlib.Path(options.images or self.dir / "images")
+        self.work = self.dir / "work"
+        self.result = {"host": {"kernel": platform.release(), "cpus": os.cpu_count(),
+                                "file_system": subprocess.run(["stat", "-f", "-c", "%T", self.dir], capture_output=True,
+                                                              text=True, check=True).stdout.strip()},
+                       "runs": options.runs}
+
+    # ------------------------------------------------------------------------------------------------ engines: import
+    def shale(self, *arguments, **keywords):
+        return run([self.options.shale, "--root", str(self.work / "store"), *arguments], **keywords)
+
+    def import_shale(self, image):
+        fresh(self.work / "store")
+        return self.shale("image", "import", str(image), "--name", "bench:import")[0]
+
+    def import_shale_relaxed(self, image):
+        fresh(self.work / "store")
+        return self.shale("--durability", "none", "image", "import", str(image), "--name", "bench:import")[0]
+
+    def import_podman(self, image):
+        root = fresh(self.work / "podman")
+        return run(["podman", "--root", root + "/root", "--runroot", root + "/run", "--storage-driver", "overlay",
+                    "pull", "-q", f"oci-archive:{image}"])[0]
+
+    def import_containerd(self, image):
+        root = fresh(self.work / "containerd")
+        socket = root + "/containerd.sock"
+        config = pathlib.Path(root, "config.toml")
+        config.write_text(f'version = 2\nroot = "{root}/root"\nstate = "{root}/state"\n'
+                          'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+                          f'[grpc]\n  address = "{socket}"\n')
+        with open(root + "/log", "wb") as log:
+            daemon = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log)
+        try:
+            for _ in range(200):
+                if subprocess.run(["ctr", "-a", socket, "version"], capture_output=True, check=False).returncode == 0:
+                    break
+                time.sleep(0.05)
+            before = self.daemon_cpu(daemon.pid)
+            figures, _ = run(["ctr", "-a", socket, "images", "import", "--snapshotter", "overlayfs", str(image)])
+            figures["cpu_s"] += self.daemon_cpu(daemon.pid) - before
+            with open(f"/proc/{daemon.pid}/status") as status:
+                peak = next(line for line in status if line.startswith("VmHWM"))
+            figures["peak_mb"] = int(peak.split()[1]) / 1024
+            return figures
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait()
+
+    @staticmethod
+    def daemon_cpu(pid):
+        with open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def layout(self, image):
+        """The archive as an OCI layout directory, once: umoci reads nothing else."""
+        layout = self.work / ("layout-" + image.stem)
+        if not layout.exists():
+            layout.mkdir(parents=True)
+            with tarfile.open(image) as tar:
+                tar.extractall(layout)
+        index = json.loads((layout / "index.json").read_text())
+        return f"{layout}:{index['manifests'][0]['annotations']['org.opencontainers.image.ref.name']}"
+
+    def import_umoci(self, image):
+        source = self.layout(image)
+        return run(["umoci", "unpack", "--image", source, fresh(self.work / "umoci") + "/bundle"])[0]
+
+    def engines(self):
+        peers = [] if self.options.peers == "none" else self.options.peers.split(",")
+        program = {"containerd": "containerd", "podman": "podman", "umoci": "umoci"}
+        found = {"shale": self.import_shale, "shale, not durable": self.import_shale_relaxed}
+        for peer in peers:
+            if shutil.which(program[peer]):
+                found[peer] = getattr(self, "import_" + peer)
+            else:
+                print(f"run.py: {peer} is not installed: left out", file=sys.stderr)
+        return found
+
+    def imports(self):
+        self.result["import"] = {}
+        for case in self.options.cases.split(","):
+            image = self.images / f"{case}.tar"
+            if not image.exists():
+                print(f"run.py: {image} is missing: run bench/images.sh", file=sys.stderr)
+                continue
+            warm(image)
+            engines, samples = self.engines(), {}
+            for _ in range(self.options.runs):
+                for name, measure in list(engines.items()):
+                    try:
+                        samples.setdefault(name, []).append(measure(image))
+                    except RuntimeError as error:
+                        print(f"run.py: {name} on {case}: {error}", file=sys.stderr)
+                        del engines[name]
+                for scratch in ("store", "podman", "containerd", "umoci"):
+                    remove(self.work / scratch)
+            rows = {name: {key: statistics.median(s[key] for s in all_) for key in all_[0]} | {"samples": all_}
+                    for name, all_ in samples.items()}
+            self.result["import"][case] = rows
+            base = rows.get("shale", {}).get("wall_s")
+            print(f"\nimport {case}: {image.stat().st_size / 1e6:.0f} MB\n  {'':20} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'x shale':>8}")
+            for name, row in rows.items():
+                ratio = f"{row['wall_s'] / base:8.1f}" if base else ""
+                print(f"  {name:20} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {ratio}")
+            sys.stdout.flush()
+
+    # --------------------------------------------------------------------------------------------------------- floors
+    def floors(self):
+        """CPU seconds of the stages that an import cannot do without, each alone, from the page cache."""
+        self.result["floors"] = {}
+        for letter in sorted({case[0] for case in self.options.cases.split(",")}):
+            layers = sorted((self.images / "layers" / letter).glob("*.tar"))
+            if not layers:
+                continue
+            scratch = pathlib.Path(fresh(self.work / "floors"))
+            packed = scratch / "gz"
+            packed.mkdir()
+            for layer in layers:
+                with open(packed / layer.name, "wb") as out:
+                    subprocess.run(["pigz" if shutil.which("pigz") else "gzip", "-6", "-n", "-c", layer], stdout=out, check=True)
+            blobs = [str(packed / layer.name) for layer in layers]
+            tars = [str(layer) for layer in layers]
+            stages = {"sha256 of the compressed": ["openssl", "dgst", "-sha256", *blobs],
+                      "sha256 of the tar": ["openssl", "dgst", "-sha256", *tars],
+                      "gzip -dc": ["gzip", "-dc", *blobs]}
+            if shutil.which("igzip"):
+                stages["igzip -dc"] = ["sh", "-c", 'for f; do igzip -dc <"$f" || exit 1; done', "-", *blobs]
+            extract = ["sh", "-c", 'd=$1; shift; for f; do mkdir -p "$d/${f##*/}"; tar -xf "$f" -C "$d/${f##*/}" || exit 1; done',
+                       "-", str(scratch / "tree"), *tars]
+            rows = {name: [] for name in [*stages, "tar -x"]}
+            for _ in range(self.options.runs):
+                for name, argv in stages.items():
+                    rows[name].append(run(argv)[0]["cpu_s"])
+                remove(scratch / "tree")
+                os.makedirs(scratch / "tree")
+                os.sync()
+                rows["tar -x"].append(run(extract)[0]["cpu_s"])
+            remove(scratch)
+            medians = {name: statistics.median(all_) for name, all_ in rows.items()}
+            needed = ["igzip -dc" if "igzip -dc" in medians else "gzip -dc", "sha256 of the compressed", "sha256 of the tar", "tar -x"]
+            total = sum(medians[name] for name in needed)
+            medians["sum"] = total
+            medians["sum / processors"] = total / (os.cpu_count() or 1)
+            self.result["floors"][letter] = medians
+            print(f"\nfloors {letter} gz: CPU s of the stages")
+            for name, seconds in medians.items():
+                print(f"  {name:28} {seconds:8.2f}")
+            sys.stdout.flush()
+
+    # ------------------------------------------------------------------------------------------------------ lifecycle
+    def lifecycle(self, key, image, count):
+        program = pathlib.Path(self.options.shale).parent / "lifecycle"
+        if not program.exists():
+            print(f"run.py: {program} is missing: run ./dev build bench", file=sys.stderr)
+            return
+        samples = []
+        for _ in range(self.options.runs):
+            scratch = fresh(self.work / "lifecycle")
+            samples.append(json.loads(run([str(program), scratch, str(image), str(count)], stdout=subprocess.PIPE)[1]))
+            remove(scratch)
+        self.result[key] = samples
+        print(f"\n{key}: {samples[0]['layers']} lower layers, {count} containers, {samples[0]['driver']}; us, median (99 %)\n"
+              f"  {'':10} {'floor':>16} {'shale':>16} {'ratio':>6}")
+        for step in ("create", "mount", "unmount", "remove", "sum"):
+            cells, medians = [], []
+            for side in ("floor", "shale"):
+                if step == "sum":
+                    medians.append(statistics.median(s[side]["sum_of_medians_us"] for s in samples))
+                    cells.append(f"{medians[-1]:.0f}")
+                else:
+                    medians.append(statistics.median(s[side][step]["median_us"] for s in samples))
+                    cells.append(f"{medians[-1]:.0f} ({statistics.median(s[side][step]['p99_us'] for s in samples):.0f})")
+            print(f"  {step:10} {cells[0]:>16} {cells[1]:>16} {medians[1] / max(medians[0], 1):6.2f}")
+        sys.stdout.flush()
+
+    def depth(self):
+        image = self.images / "D-gz.tar"
+        if not image.exists():
+            layers = self.images / "layers" / "D"
+            subprocess.run([HERE / "mkimage.py", "tiny", "499", layers], check=True)
+            subprocess.run([HERE / "mkimage.py", "oci", "bench-d:gz", image, "gzip", *sorted(layers.glob("*.tar"))], check=True)
+        self.lifecycle("depth", image, 50)
+
+    # --------------------------------------------------------------------------------------------------------- commit
+    def commit(self):
+        """Diff and commit of 1,000 changed files over a large image, beside tar of the same upper directory."""
+        fresh(self.work / "store")
+        self.shale("image", "import", str(self.images / "A-gz.tar"), "--name", "bench:a")
+        self.shale("container", "create", "--name", "changed", "bench:a")
+        tree = self.shale("container", "mount", "changed", stdout=subprocess.PIPE)[1].strip().splitlines()[-1]
+        changed = total = 0
+        for folder, _, files in os.walk(os.path.join(tree, "usr")):
+            for name in files:
+                path = os.path.join(folder, name)
+                if not os.path.islink(path) and os.path.isfile(path):
+                    total += 1
+                    if total % 30 == 0 and changed < 1000 and os.path.getsize(path) < 1 << 20:
+                        with open(path, "ab") as data:
+                            data.write(b"changed\n")
+                        changed += 1
+        upper = None
+        with open("/proc/self/mountinfo") as table:
+            for line in table:
+                if f" {tree} " in line and "upperdir=" in line:
+                    upper = line.split("upperdir=")[1].split(",")[0]
+        self.shale("container", "unmount", "changed")
+        rows = {"container diff": [], "container commit": []}
+        if upper:
+            rows |= {"floor: tar -c upper": [], "floor: tar -c | gzip": []}
+        for n in range(self.options.runs):
+            rows["container diff"].append(self.shale("container", "diff", "changed")[0])
+            rows["container commit"].append(self.shale("container", "commit", "changed", f"bench:c{n}")[0])
+            if upper:
+                rows["floor: tar -c upper"].append(run(["sh", "-c", 'tar -cf - -C "$1" . | cat', "-", upper])[0])
+                rows["floor: tar -c | gzip"].append(run(["sh", "-c", 'tar -cf - -C "$1" . | gzip -6', "-", upper])[0])
+        self.result["commit"] = {"changed_files": changed, "files": total} | \
+            {name: {key: statistics.median(s[key] for s in all_) for key in all_[0]} for name, all_ in rows.items()}
+        print(f"\ncommit: {changed} files changed of {total}\n  {'':22} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
+        for name, all_ in rows.items():
+            row = self.result["commit"][name]
+            print(f"  {name:22} {row['wall_s']:8.3f} {row['cpu_s']:8.3f} {row['peak_mb']:8.0f}")
+        remove(self.work / "store")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", default="/var/tmp/shale-bench")
+    parser.add_argument("--images")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default="import,floors,lifecycle,depth,commit")
+    parser.add_argument("--cases", default="A-gz,A-zst,B-gz,C-gz")
+    parser.add_argument("--peers", default="containerd,podman,umoci")
+    parser.add_argument("--shale", default=str(next((p for p in (REPO / "build/bench/shale", REPO / "build/release/shale") if p.exists()),
+                                                    REPO / "build/bench/shale")))
+    parser.add_argument("--out", default=str(REPO / "bench/out/result.json"))
+    options = parser.parse_args()
+    bench = Bench(options)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    wanted = options.only.split(",")
+    try:
+        for item in wanted:
+            match item:
+                case "import":
+                    bench.imports()
+                case "floors":
+                    bench.floors()
+                case "lifecycle":
+                    bench.lifecycle("lifecycle", bench.images / "A-gz.tar", 300)
+                case "depth":
+                    bench.depth()
+                case "commit":
+                    bench.commit()
+                case _:
+                    parser.error(f"--only: there is no '{item}'")
+    finally:
+        remove(bench.work)
+        os.makedirs(os.path.dirname(options.out), exist_ok=True)
+        pathlib.Path(options.out).write_text(json.dumps(bench.result, indent=1) + "\n")
+    print(f"\nwritten: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
