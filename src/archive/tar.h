@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -69,10 +70,22 @@ public:
     [[nodiscard]] uint64_t offset() const noexcept { return consumed_; }
 
 private:
+    struct Extended; ///< what headers before an entry (PAX, GNU L/K) say about it
+    struct Header;
+
     Result<size_t> fill();
+    /// The next `wanted` bytes, contiguous; fewer only at the end of the source.
     Result<std::span<const std::byte>> take(size_t wanted);
-    Result<std::string> take_string(uint64_t size);
+    Result<std::string> take_string(uint64_t size, const char* what);
     Status skip(uint64_t bytes);
+    Result<bool> read_header(Header& out);
+    Status read_extended(const Header& header, Extended& extended);
+    Status finish_entry(const Header& header, Extended& extended, Entry& out);
+    Status read_old_sparse(const Header& header, Entry& out);
+    Status read_sparse_map(Entry& out);
+    Status check_sparse(const Entry& entry);
+    Status check_limits(const Entry& entry);
+    [[nodiscard]] std::unexpected<Error> malformed(std::string what) const;
 
     BlockSource source_;
     TarLimits limits_;
@@ -82,7 +95,11 @@ private:
     uint64_t entry_left_ = 0;        ///< stored bytes of the current entry not yet handed out
     uint64_t padding_ = 0;
     uint64_t entries_ = 0, total_bytes_ = 0;
+    uint64_t header_at_ = 0;         ///< offset of the header being read, for messages
+    bool source_ended_ = false;
     bool at_end_ = false;
+    std::optional<uint64_t> global_uid_, global_gid_;
+    std::optional<std::pair<int64_t, uint32_t>> global_mtime_;
 };
 
 /// Where written archives go.
