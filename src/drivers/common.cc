@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "drivers/common.h"
+
+#include <dirent.h>
+#include <linux/openat2.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <deque>
+#include <unordered_set>
+
+#include <fmt/format.h>
+
+#include "sys/fs.h"
+#include "sys/quota.h"
+
+namespace shale::drivers {
+namespace {
+
+constexpr const char *trash_name = "trash";
+
+/// Of this process, without changing it: umask(2) cannot be read without a moment in which it is another.
+mode_t read_umask() {
+    const auto text = sys::read_file(AT_FDCWD, "/proc/self/status", 65'536);
+    if (!text) return 07777; // unknown: chmod always
+    const size_t at = text->find("\nUmask:\t");
+    if (at == std::string::npos) return 07777;
+    mode_t mask = 0;
+    const char *begin = text->data() + at + 8;
+    const auto [end, error] = std::from_chars(begin, text->data() + text->size(), mask, 8);
+    return error == std::errc() ? mask : 07777;
+}
+
+bool is_missing(const Error &error) {
+    return error.sys_errno() == ENOENT;
+}
+
+} // namespace
+
+std::optional<LayerId> parse_id(std::string_view name) {
+    LayerId id;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), id.value);
+    if (error != std::errc() || (end != name.data() + name.size() && *end != '-')) return std::nullopt;
+    return id;
+}
+
+Result<LayerRoot> LayerRoot::open(const std::string &root) {
+    LayerRoot out;
+    auto opened = sys::open_dir(AT_FDCWD, root.c_str());
+    if (!opened && is_missing(opened.error())) {
+        const size_t slash = root.find_last_not_of('/');
+        const std::string trimmed = root.substr(0, slash == std::string::npos ? 0 : slash + 1);
+        const size_t cut = trimmed.rfind('/');
+        const std::string parent = cut == std::string::npos ? "." : trimmed.substr(0, cut + 1);
+        const UniqueFd parent_fd = TRY(sys::open_at(AT_FDCWD, parent.c_str(), O_RDONLY | O_DIRECTORY));
+        opened = sys::make_dirs(parent_fd.get(),
+                                std::string_view(trimmed).substr(cut == std::string::npos ? 0 : cut + 1), 0711);
+    }
+    out.fd_ = TRY(std::move(opened));
+    out.path_ = TRY(sys::path_of_fd(out.fd_.get()));
+    out.umask_ = read_umask();
+    out.uid_ = ::geteuid();
+    out.gid_ = ::getegid();
+    return out;
+}
+
+Status LayerRoot::make(const char *name, mode_t mode, uid_t uid, gid_t gid) const {
+    TRY(sys::make_dir(fd(), name, mode));
+    if (uid != uid_ || gid != gid_) TRY(sys::chown_at(fd(), name, uid, gid));
+    if (needs_chmod(mode)) TRY(sys::chmod_at(fd(), name, mode));
+    return {};
+}
+
+Status LayerRoot::to_trash(const std::string &name, LayerId id) const {
+    for (uint64_t n = 0;; ++n) {
+        const std::string target = fmt::format("{}/{}-{}", trash_name, id.value, n);
+        const auto done = sys::rename_at(fd(), name.c_str(), fd(), target.c_str(), RENAME_NOREPLACE);
+        if (done) return {};
+        if (done.error().sys_errno() == EEXIST) continue;
+        if (!is_missing(done.error())) return done;
+        // Either end may be what is missing.
+        if (!TRY(sys::stat_if_exists(fd(), name.c_str()))) return {};
+        const auto made = sys::make_dir(fd(), trash_name, 0700);
+        if (!made && made.error().sys_errno() != EEXIST) return made;
+        if (n > 1'000'000) return done;
+    }
+}
+
+Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel) const {
+    uint64_t removed = 0;
+    const auto opened = sys::open_dir(fd(), trash_name);
+    if (!opened) {
+        if (is_missing(opened.error())) return removed;
+        return std::unexpected(opened.error());
+    }
+    for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
+        if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
+        uint32_t project = 0;
+        if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
+            project = sys::project_of(dir->get()).value_or(0);
+        TRY(sys::remove_tree(opened->get(), entry.name.c_str(), [&] { ++removed; }));
+        if (project != 0) (void)sys::set_project_limits(fd(), project, {}); // the number can be given again
+    }
+    return removed;
+}
+
+Result<Driver::TrashUsage> LayerRoot::trash() const {
+    Driver::TrashUsage out;
+    const auto opened = sys::open_dir(fd(), trash_name);
+    if (!opened) {
+        if (is_missing(opened.error())) return out;
+        return std::unexpected(opened.error());
+    }
+    for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
+        ++out.layers;
+        if (const auto id = parse_id(entry.name)) out.ids.push_back(*id);
+    }
+    std::ranges::sort(out.ids);
+    return out;
+}
+
+Result<std::vector<LayerId>> LayerRoot::list() const {
+    std::vector<LayerId> out;
+    const UniqueFd again = TRY(sys::open_dir(fd(), ".")); // own offset: calls may run at once
+    for (const auto &entry : TRY(sys::list_dir(again.get()))) {
+        if (!std::ranges::all_of(entry.name, [](char c) { return c >= '0' && c <= '9'; })) continue;
+        if (const auto id = parse_id(entry.name)) out.push_back(*id);
+    }
+    std::ranges::sort(out);
+    return out;
+}
+
+Result<UniqueFd> LayerRoot::open_part(LayerId id, const char *part) const {
+    auto opened = sys::open_dir(fd(), fmt::format("{}/{}", id.value, part).c_str());
+    if (!opened && is_missing(opened.error()))
+        return fail(Errc::NotFound, fmt::format("layer {} has no \"{}\" below {}", id.value, part, path_));
+    return opened;
+}
+
+Result<LayerRoot::Scratch> LayerRoot::scratch() const {
+    static std::atomic<unsigned> counter;
+    const UniqueFd again = TRY(sys::open_dir(fd(), "."));
+    for (const auto &entry : TRY(sys::list_dir(again.get()))) {
+        std::string_view name = entry.name;
+        if (!name.starts_with("probe-")) continue;
+        name.remove_prefix(6);
+        const auto pid = parse_id(name);
+        if (pid && ::kill(static_cast<pid_t>(pid->value), 0) != 0 && errno == ESRCH)
+            TRY(sys::remove_tree(fd(), entry.name.c_str()));
+    }
+    const std::string name = fmt::format("probe-{}-{}", ::getpid(), counter.fetch_add(1));
+    TRY(sys::make_dir(fd(), name.c_str(), 0700));
+    Scratch out;
+    out.dir = TRY(sys::open_dir(fd(), name.c_str()));
+    out.path = path_ + "/" + name;
+    const int own = TRY(sys::open_dir(fd(), ".")).release();
+    out.keep = std::shared_ptr<void>(nullptr, [own, name](void *) {
+        (void)sys::remove_tree(own, name.c_str());
+        ::close(own);
+    });
+    return out;
+}
+
+Status walk_tree(int dir, const Visit &visit) {
+    // A directory waits as a path below a base that is still open, so that depth costs no descriptors; a path that
+    // grows beyond what one call takes becomes the next base.
+    struct Pending {
+        std::shared_ptr<UniqueFd> base;
+        std::string path;
+    };
+    std::vector<Pending> todo{{std::make_shared<UniqueFd>(TRY(sys::open_dir(dir, "."))), "."}};
+    while (!todo.empty()) {
+        Pending at = std::move(todo.back());
+        todo.pop_back();
+        auto opened = sys::open_at2(at.base->get(), at.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+                                    RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+        if (!opened && is_missing(opened.error())) continue; // removed meanwhile
+        auto here = std::make_shared<UniqueFd>(TRY(std::move(opened)));
+        const bool deep = at.path.size() > 3000;
+        for (const auto &entry : TRY(sys::list_dir(here->get()))) {
+            const auto status = TRY(sys::stat_if_exists(here->get(), entry.name.c_str()));
+            if (!status) continue;
+            TRY(visit(here->get(), entry.name.c_str(), *status));
+            if (!S_ISDIR(status->st_mode)) continue;
+            if (deep) {
+                todo.push_back({here, entry.name});
+            } else {
+                todo.push_back({at.base, at.path + "/" + entry.name});
+            }
+        }
+    }
+    return {};
+}
+
+Result<Usage> walk_usage(int dir) {
+    Usage out;
+    std::unordered_set<uint64_t> linked;
+    auto add = [&](const struct stat &status) {
+        if (!S_ISDIR(status.st_mode) && status.st_nlink > 1 && !linked.insert(status.st_ino).second) return;
+        out.bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+        ++out.inodes;
+    };
+    add(TRY(sys::stat_at(dir, "")));
+    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status) -> Status {
+        add(status);
+        return {};
+    }));
+    return out;
+}
+
+Status copy_metadata(int from, int to) {
+    const struct stat status = TRY(sys::stat_at(from, ""));
+    TRY(sys::chown_at(to, "", status.st_uid, status.st_gid));
+    TRY(sys::chmod_fd(to, status.st_mode & 07777));
+    for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
+        if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
+        if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
+            TRY(sys::set_xattr_fd(to, key.c_str(), *value));
+    }
+    return sys::set_times(to, "", status.st_atim, status.st_mtim);
+}
+
+Status copy_entry(int from, int to_dir, const char *to_name) {
+    const struct stat status = TRY(sys::stat_at(from, ""));
+    if (S_ISREG(status.st_mode)) {
+        const UniqueFd in(::open(sys::fd_path(from).c_str(), O_RDONLY | O_CLOEXEC));
+        if (!in) return fail_errno(errno, fmt::format("open the source of \"{}\"", to_name));
+        const UniqueFd out = TRY(sys::open_at(to_dir, to_name, O_WRONLY | O_CREAT | O_EXCL, 0600));
+        TRY(sys::copy_file_data(in.get(), out.get(), static_cast<uint64_t>(status.st_size)));
+        return copy_metadata(from, out.get());
+    }
+    if (S_ISDIR(status.st_mode)) return fail(Errc::InvalidArgument, fmt::format("\"{}\" is a directory", to_name));
+    if (S_ISLNK(status.st_mode)) {
+        TRY(sys::make_symlink(TRY(sys::read_link(from, "")), to_dir, to_name));
+    } else {
+        TRY(sys::make_node(to_dir, to_name, status.st_mode, status.st_rdev));
+        TRY(sys::chmod_at(to_dir, to_name, status.st_mode & 07777));
+    }
+    TRY(sys::chown_at(to_dir, to_name, status.st_uid, status.st_gid));
+    for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
+        if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
+        if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
+            TRY(sys::set_xattr(to_dir, to_name, key.c_str(), *value));
+    }
+    return sys::set_times(to_dir, to_name, status.st_atim, status.st_mtim);
+}
+
+Status keeping_times(int dir, const std::function<Status()> &body) {
+    const struct stat before = TRY(sys::stat_at(dir, ""));
+    TRY(body());
+    return sys::set_times(dir, "", before.st_atim, before.st_mtim);
+}
+
+Result<std::optional<UniqueFd>> find_below(int root, std::string_view path) {
+    auto found = sys::open_at2(root, path.empty() ? "." : std::string(path).c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC,
+                               RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
+    if (found) return std::optional(std::move(*found));
+    const int error = found.error().sys_errno();
+    if (error == ENOENT || error == ENOTDIR || error == ELOOP) return std::nullopt;
+    return std::unexpected(found.error());
+}
+
+std::unique_ptr<ProjectQuota> ProjectQuota::open(const LayerRoot &root, std::string &why) {
+    if (const auto own = sys::project_of(root.fd()); !own) {
+        why = own.error().message();
+        return nullptr;
+    }
+    // Number 0 is everything without a project: it can always be asked for where projects are counted.
+    if (const auto count = sys::project_count(root.fd(), 0); !count) {
+        why = count.error().message();
+        return nullptr;
+    }
+    const auto status = sys::stat_at(root.fd(), "");
+    // Two stores on one file system start at different numbers; adopt() looks for one that is free.
+    const auto seed = status ? static_cast<uint32_t>(status->st_ino * 2'654'435'761U) : 0U;
+    return std::unique_ptr<ProjectQuota>(new ProjectQuota(root, 0x1000'0000U + (seed & 0x3fff'0000U)));
+}
+
+Result<UniqueFd> ProjectQuota::layer(LayerId id) const {
+    return sys::open_dir(root_.fd(), to_string(id).c_str());
+}
+
+Status ProjectQuota::adopt(LayerId id) {
+    const UniqueFd dir = TRY(layer(id));
+    for (uint32_t tries = 0; tries < 1000; ++tries) {
+        const uint32_t project = base_ + static_cast<uint32_t>(id.value) + tries * 65'537;
+        const auto count = sys::project_count(root_.fd(), project);
+        if (count && (count->used_inodes != 0 || count->used_bytes != 0)) continue;
+        if (!count && count.error().sys_errno() != ENOENT) return std::unexpected(count.error());
+        return sys::set_project(dir.get(), project);
+    }
+    return fail(Errc::ResourceExhausted,
+                fmt::format("no free project number for layer {} after 1,000 tries", id.value));
+}
+
+Status ProjectQuota::set(LayerId id, const Quota &quota) {
+    const UniqueFd dir = TRY(layer(id));
+    const uint32_t project = TRY(sys::project_of(dir.get()));
+    if (project == 0)
+        return fail(
+            Errc::FailedPrecondition,
+            fmt::format("layer {} was made while the file system did not count projects: it has no number to limit",
+                        id.value));
+    return sys::set_project_limits(root_.fd(), project, {quota.bytes, quota.inodes});
+}
+
+Result<Quota> ProjectQuota::get(LayerId id) {
+    const UniqueFd dir = TRY(layer(id));
+    const uint32_t project = TRY(sys::project_of(dir.get()));
+    if (project == 0) return Quota{};
+    const auto count = TRY(sys::project_count(root_.fd(), project));
+    return Quota{count.limits.bytes, count.limits.inodes};
+}
+
+Result<std::optional<Usage>> ProjectQuota::usage(LayerId id) {
+    const UniqueFd dir = TRY(layer(id));
+    const uint32_t project = TRY(sys::project_of(dir.get()));
+    if (project == 0) return std::nullopt;
+    const auto count = TRY(sys::project_count(root_.fd(), project));
+    return Usage{count.used_bytes, count.used_inodes, true};
+}
+
+std::string file_system_name(int fd) {
+    struct Magic {
+        uint64_t number;
+        std::string_view name;
+    };
+    // statfs(2), linux/magic.h
+    static constexpr std::array known{
+        Magic{0xEF53, "ext4"},         Magic{0x58465342, "xfs"},     Magic{0x9123683E, "btrfs"},
+        Magic{0x01021994, "tmpfs"},    Magic{0x794C7630, "overlay"}, Magic{0x2FC12FC1, "zfs"},
+        Magic{0xF2F52010, "f2fs"},     Magic{0x6969, "nfs"},         Magic{0x65735546, "fuse"},
+        Magic{0xCA451A4E, "bcachefs"}, Magic{0xE0F5E1E2, "erofs"},   Magic{0x73717368, "squashfs"},
+        Magic{0x01021997, "9p"},       Magic{0xFF534D42, "cifs"},    Magic{0x00C36400, "ceph"},
+        Magic{0x4d44, "vfat"},         Magic{0x2011BAB0, "exfat"},   Magic{0x7366746e, "ntfs"},
+    };
+    const auto status = sys::statfs_fd(fd);
+    if (!status) return "unknown";
+    const auto number = static_cast<uint64_t>(status->f_type) & 0xffff'ffffU;
+    const auto *hit = std::ranges::find(known, number, &Magic::number);
+    return hit != known.end() ? std::string(hit->name) : fmt::format("{:#x}", number);
+}
+
+Result<bool> has_d_type(int dir) {
+    TRY(sys::make_dir(dir, "d_type", 0700));
+    const UniqueFd probe = TRY(sys::open_dir(dir, "d_type"));
+    TRY(sys::make_dir(probe.get(), "d", 0700));
+    TRY(sys::make_symlink("d", probe.get(), "l"));
+    (void)TRY(sys::open_at(probe.get(), "f", O_WRONLY | O_CREAT | O_EXCL, 0600));
+    // sys::list_dir resolves DT_UNKNOWN, so the kernel is asked directly.
+    alignas(8) std::array<char, 4096> buffer{};
+    bool typed = true;
+    for (;;) {
+        const long got = ::syscall(SYS_getdents64, probe.get(), buffer.data(), buffer.size());
+        if (got < 0) return fail_errno(errno, "getdents64");
+        if (got == 0) break;
+        for (size_t at = 0; at < static_cast<size_t>(got);) {
+            uint16_t length = 0; // struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name
+            std::memcpy(&length, buffer.data() + at + 16, sizeof length);
+            const char *name = buffer.data() + at + 19;
+            if (name[0] != '.' && static_cast<unsigned char>(buffer[at + 18]) == DT_UNKNOWN) typed = false;
+            at += length;
+        }
+    }
+    TRY(sys::remove_tree(dir, "d_type"));
+    return typed;
+}
+
+bool in_user_namespace() {
+    const auto map = sys::read_file(AT_FDCWD, "/proc/self/uid_map", 65'536);
+    if (!map) return false;
+    uint64_t inside = 1, outside = 1, count = 0;
+    return std::sscanf(map->c_str(), "%lu %lu %lu", &inside, &outside, &count) != 3 || inside != 0 || outside != 0 ||
+           count != 4'294'967'295U;
+}
+
+Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionRule> rules,
+                                    const DriverOptions &given) {
+    DriverOptions out;
+    for (const auto &rule : rules)
+        out.emplace(rule.key, rule.default_value);
+    for (const auto &[key, value] : given) {
+        const auto rule = std::ranges::find(rules, key, &OptionRule::key);
+        if (rule == rules.end()) {
+            std::string names;
+            for (const auto &known : rules)
+                names.append(names.empty() ? "" : ", ").append(known.key);
+            return fail(Errc::InvalidArgument, fmt::format("driver {} has no option \"{}\"; it has: {}", driver, key,
+                                                           names.empty() ? "none" : names));
+        }
+        if (!rule->choices.empty() && !fmt::format("|{}|", rule->choices).contains(fmt::format("|{}|", value)))
+            return fail(Errc::InvalidArgument,
+                        fmt::format("driver {}: option {}={} is none of {}", driver, key, value, rule->choices));
+        out[key] = value;
+    }
+    return out;
+}
+
+} // namespace shale::drivers

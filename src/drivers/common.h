@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What directory-based drivers share. Layout below a driver's root:
+//   ROOT/<id>/...            one layer, whatever its state
+//   ROOT/trash/<id>-<n>      removed, waits for the reaper
+//   ROOT/probe-<pid>-<n>     scratch of a running probe
+// Invariant: a decimal name directly below ROOT is a layer, and nothing else is. Needs no locks: every change of state
+// is one rename.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "drivers/driver.h"
+
+namespace shale::drivers {
+
+class LayerRoot {
+public:
+    /// Opens (makes when missing, 0711) the driver's directory. Writes nothing when it is there.
+    static Result<LayerRoot> open(const std::string &root);
+
+    [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+    [[nodiscard]] const std::string &path() const noexcept { return path_; } ///< absolute
+    /// mode that a mkdir would not give fully (process umask) or whose special bits it drops
+    [[nodiscard]] bool needs_chmod(mode_t mode) const noexcept { return (mode & (umask_ | S_ISUID | S_ISGID)) != 0; }
+
+    /// mkdir below ROOT with exactly this mode and owner (0:0 = leave).
+    Status make(const char *name, mode_t mode, uid_t uid = 0, gid_t gid = 0) const;
+    /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
+    Status to_trash(const std::string &name, LayerId id) const;
+    Result<uint64_t> reap(const std::atomic<bool> *cancel) const;
+    Result<Driver::TrashUsage> trash() const;
+    Result<std::vector<LayerId>> list() const;
+    /// Opens the directory ROOT/<id>/`part`; a missing one is NotFound with the layer's id.
+    Result<UniqueFd> open_part(LayerId id, const char *part) const;
+
+    /// A scratch directory for a probe (0700); those that dead processes left are removed first.
+    struct Scratch {
+        UniqueFd dir;
+        std::string path;
+        std::shared_ptr<void> keep; ///< removes the tree
+    };
+    Result<Scratch> scratch() const;
+
+private:
+    UniqueFd fd_;
+    std::string path_;
+    mode_t umask_ = 022;
+    uid_t uid_ = 0;
+    gid_t gid_ = 0;
+};
+
+/// Number of a layer from a directory name or the front of a trash name; nullopt: not one.
+std::optional<LayerId> parse_id(std::string_view name);
+
+/// Blocks and inodes below (and with) a directory; a file with several links counts once. Constant number of
+/// descriptors.
+Result<Usage> walk_usage(int dir);
+
+/// Calls `visit(directory, name, status)` for everything below `dir`, a directory before what is in it; no descriptor
+/// but a constant number is held, links are not followed. Stops at the first error.
+using Visit = std::function<Status(int, const char *, const struct stat &)>;
+Status walk_tree(int dir, const Visit &visit);
+
+/// Owner, mode, extended attributes (none of overlay's own) and times of `from` (any descriptor, O_PATH too) onto
+/// the open file or directory `to` (not O_PATH).
+Status copy_metadata(int from, int to);
+/// Copies a file that is no directory, with data and metadata, to a new name. `from` may be O_PATH.
+Status copy_entry(int from, int to_dir, const char *to_name);
+/// Runs `body`; the directory's own times are as before afterwards.
+Status keeping_times(int dir, const std::function<Status()> &body);
+
+/// Opens a path of a tree, never leaving it and following no link: O_PATH|O_NOFOLLOW. nullopt: not there (or below
+/// something that is not a directory).
+Result<std::optional<UniqueFd>> find_below(int root, std::string_view path);
+
+/// Quota by project numbers, one a layer. nullptr where the file system does not count projects (`why` says so).
+class ProjectQuota final : public QuotaControl {
+public:
+    static std::unique_ptr<ProjectQuota> open(const LayerRoot &root, std::string &why);
+    Status set(LayerId id, const Quota &quota) override;
+    Result<Quota> get(LayerId id) override;
+    /// Gives the fresh, empty directory of layer `id` its own number.
+    Status adopt(LayerId id);
+    /// Counters of a layer that has a number; nullopt: it has none.
+    Result<std::optional<Usage>> usage(LayerId id);
+
+private:
+    ProjectQuota(const LayerRoot &root, uint32_t base) : root_(root), base_(base) {}
+    Result<UniqueFd> layer(LayerId id) const;
+    const LayerRoot &root_;
+    uint32_t base_;
+};
+
+/// Name of a file system by its statfs magic ("ext4"; "0x1234" when unknown).
+std::string file_system_name(int fd);
+/// Real directory entries have a type (getdents64 of a fresh file and directory below `dir`).
+Result<bool> has_d_type(int dir);
+/// In a user name space other than the first.
+bool in_user_namespace();
+/// `options` with defaults filled in; an unknown key or a value not in `choices` ("off|on") is InvalidArgument.
+struct OptionRule {
+    std::string_view key, default_value;
+    std::string_view choices; ///< '|' between; empty: checked by the driver
+};
+Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionRule> rules,
+                                    const DriverOptions &given);
+
+} // namespace shale::drivers

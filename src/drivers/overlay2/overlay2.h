@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// overlay2: one directory a layer, merged by the kernel's overlay. Layout in FORMAT.md beside this file.
+// States of ROOT/<id>: {diff} staged or sealed (the store's records tell which); {diff, work} active.
+// Invariants: what is in diff is in upper form and is all of the layer; work holds nothing of worth. A layer that was
+// mounted while redirect_dir or metacopy were on carries the marker file "redirects": its diff may not tell the truth
+// alone.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "drivers/common.h"
+#include "drivers/driver.h"
+
+namespace shale::drivers::overlay2 {
+
+inline constexpr unsigned max_lowers = 500; ///< OVL_MAX_STACK, fs/overlayfs/params.h
+
+/// Options, taken apart.
+struct Config {
+    std::string redirect_dir, metacopy, index, xino;
+    bool is_volatile = false;
+    bool userxattr = false;
+    Quota default_quota;
+
+    static Result<Config> from(const DriverOptions &given);
+    /// The upper may hold redirects: on a rename of a directory or a change of metadata.
+    [[nodiscard]] bool can_redirect() const noexcept { return redirect_dir == "on" || metacopy == "on"; }
+    [[nodiscard]] archive::WhiteoutForm form() const noexcept {
+        return userxattr ? archive::WhiteoutForm::overlay_user : archive::WhiteoutForm::overlay_trusted;
+    }
+    [[nodiscard]] const char *prefix() const noexcept { return userxattr ? "user.overlay." : "trusted.overlay."; }
+    /// Mount options that follow lowerdir, upperdir and workdir.
+    [[nodiscard]] std::vector<std::string> mount_options(bool writable) const;
+};
+
+std::span<const OptionInfo> option_infos() noexcept;
+Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &options);
+
+/// A path looked up in one upper-form tree.
+struct Look {
+    enum class Kind : uint8_t { found, absent, hidden }; ///< hidden: whiteout, opaque, or no directory on the way
+    Kind kind = Kind::absent;
+    UniqueFd fd;               ///< O_PATH, when found
+    bool opaque_above = false; ///< a directory above the path is opaque here
+    bool redirected = false;   ///< a redirect or metacopy mark on the way: only a mount tells the truth
+};
+Result<Look> look_up(int diff, std::string_view path, const std::string &prefix);
+
+class Overlay2 final : public Driver {
+public:
+    Overlay2(LayerRoot root, Config config) : root_(std::move(root)), config_(std::move(config)) {
+        quota_ = ProjectQuota::open(root_, no_quota_reason_);
+    }
+
+    [[nodiscard]] std::string_view name() const noexcept override { return "overlay2"; }
+    Result<Staging> stage(LayerId id) override;
+    Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) override;
+    Status create(LayerId id, Parents parents, const Quota &quota) override;
+    Status seal(LayerId id, Parents parents) override;
+    Status sync(std::span<const LayerId> ids) override;
+    Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
+    Status remove(LayerId id) override { return root_.to_trash(to_string(id), id); }
+    Result<uint64_t> reap(const std::atomic<bool> *cancel) override { return root_.reap(cancel); }
+    Result<TrashUsage> trash() override { return root_.trash(); }
+    Result<std::vector<LayerId>> list() override { return root_.list(); }
+    Result<Usage> usage(LayerId id, Parents parents) override;
+    Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) override;
+    Status changes(LayerId id, Parents parents, const archive::ChangeSink &sink) override;
+    Result<View> open_view(LayerId id, Parents parents) override;
+    [[nodiscard]] unsigned max_depth() const noexcept override { return max_lowers; }
+    Result<ProbeReport> probe() override;
+    Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
+    QuotaControl *quota() noexcept override { return quota_.get(); }
+
+private:
+    [[nodiscard]] std::string diff_path(LayerId id) const;
+    [[nodiscard]] std::string lower_option(LayerId first, Parents rest) const;
+    Status check_depth(LayerId id, Parents parents) const;
+    /// First redirect or metacopy mark in the layer's tree; empty: none.
+    Result<std::string> find_redirect(LayerId id, int diff) const;
+
+    LayerRoot root_;
+    Config config_;
+    std::string no_quota_reason_;
+    std::unique_ptr<ProjectQuota> quota_; ///< refers to root_
+};
+
+} // namespace shale::drivers::overlay2

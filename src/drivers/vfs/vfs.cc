@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "drivers/vfs/vfs.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <array>
+
+#include <fmt/format.h>
+
+#include "base/units.h"
+#include "sys/fs.h"
+
+namespace shale::drivers::vfs {
+namespace {
+
+constexpr std::array options{
+    OptionInfo{"size", "",
+               "default limit of bytes per container (10G), copies of the parents included; needs project quota"},
+    OptionInfo{"inodes", "", "default limit of inodes per container; needs project quota"},
+};
+constexpr std::array rules{OptionRule{"size", "", ""}, OptionRule{"inodes", "", ""}};
+
+/// Opens the parent directory of `path` in a tree that may hold symlinks on the way: none is followed.
+Result<UniqueFd> open_parent(int root, std::string_view path, std::string &name) {
+    const size_t slash = path.rfind('/');
+    name = path.substr(slash == std::string_view::npos ? 0 : slash + 1);
+    if (slash == std::string_view::npos) return sys::open_dir(root, ".");
+    return sys::make_dirs(root, path.substr(0, slash), 0755);
+}
+
+Status link_one(int root, const archive::DeferredLink &link) {
+    const auto target = TRY(find_below(root, link.target));
+    if (!target)
+        return fail(Errc::InvalidArgument,
+                    fmt::format("hard link \"{}\": target \"{}\" exists neither in this layer nor in a parent",
+                                link.path, link.target));
+    if (S_ISDIR(TRY(sys::stat_at(target->get(), "")).st_mode))
+        return fail(Errc::InvalidArgument,
+                    fmt::format("hard link \"{}\": target \"{}\" is a directory", link.path, link.target));
+    std::string from, to;
+    const UniqueFd from_dir = TRY(open_parent(root, link.target, from));
+    const UniqueFd to_dir = TRY(open_parent(root, link.path, to));
+    return keeping_times(to_dir.get(), [&]() -> Status {
+        const auto there = TRY(sys::stat_if_exists(to_dir.get(), to.c_str()));
+        if (there) {
+            if (S_ISDIR(there->st_mode)) {
+                TRY(sys::remove_tree(to_dir.get(), to.c_str()));
+            } else {
+                TRY(sys::unlink_at(to_dir.get(), to.c_str()));
+            }
+        }
+        return sys::make_link(from_dir.get(), from.c_str(), to_dir.get(), to.c_str());
+    });
+}
+
+/// The path of this layer's link was also written by a later entry of the archive: that one stays.
+Result<bool> staged(int stage, const std::string &path) {
+    return TRY(find_below(stage, path)).has_value();
+}
+
+} // namespace
+
+std::span<const OptionInfo> option_infos() noexcept {
+    return options;
+}
+
+Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &given) {
+    const DriverOptions all = TRY(check_options("vfs", rules, given));
+    Quota quota;
+    if (const auto &size = all.find("size")->second; !size.empty()) quota.bytes = TRY(parse_bytes(size));
+    if (const auto &inodes = all.find("inodes")->second; !inodes.empty()) quota.inodes = TRY(parse_bytes(inodes));
+    return std::make_unique<Vfs>(TRY(LayerRoot::open(root)), quota);
+}
+
+Result<Staging> Vfs::stage(LayerId id) {
+    TRY(remove(id));
+    const std::string name = to_string(id);
+    TRY(root_.make(name.c_str(), 0700));
+    if (quota_) TRY(quota_->adopt(id));
+    TRY(root_.make((name + "/stage").c_str(), 0755));
+    return Staging{TRY(root_.open_part(id, "stage")), archive::WhiteoutForm::oci_names};
+}
+
+Result<UniqueFd> Vfs::copy_of_parent(LayerId id, Parents parents) {
+    TRY(root_.make((to_string(id) + "/fs").c_str(), 0755));
+    UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    if (parents.empty()) return fs;
+    const UniqueFd parent = TRY(root_.open_part(parents.front(), "fs"));
+    (void)TRY(in_context(archive::copy_tree(parent.get(), fs.get()),
+                         [&] { return fmt::format("layer {}: copy of parent {}", id.value, parents.front().value); }));
+    TRY(copy_metadata(parent.get(), fs.get()));
+    return fs;
+}
+
+Status Vfs::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
+    const UniqueFd stage = TRY(root_.open_part(id, "stage"));
+    const UniqueFd fs = TRY(copy_of_parent(id, parents));
+    // An implied directory says nothing about itself: it takes what the target has, so that the merge changes nothing
+    // there.
+    for (const auto &path : report.implied_dirs) {
+        bool fresh = false; // below an opaque directory nothing of the target is left
+        for (size_t slash = path.find('/'); slash != std::string::npos && !fresh; slash = path.find('/', slash + 1))
+            fresh = TRY(find_below(stage.get(), path.substr(0, slash) + "/.wh..wh..opq")).has_value();
+        if (fresh) continue;
+        const auto from = TRY(find_below(fs.get(), path));
+        const auto to = TRY(find_below(stage.get(), path));
+        if (!from || !to || !S_ISDIR(TRY(sys::stat_at(from->get(), "")).st_mode) ||
+            !S_ISDIR(TRY(sys::stat_at(to->get(), "")).st_mode))
+            continue;
+        TRY(copy_metadata(from->get(), TRY(sys::open_dir(to->get(), ".")).get()));
+    }
+    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
+    std::vector<const archive::DeferredLink *> links;
+    for (const auto &link : report.deferred_links)
+        if (!TRY(staged(stage.get(), link.path))) links.push_back(&link);
+    // The merge empties the stage's own directories; what its root says is kept for afterwards.
+    const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
+    const struct stat staged_root = TRY(sys::stat_at(stage.get(), ""));
+    TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
+                   [&] { return fmt::format("layer {}: merge", id.value); }));
+    for (const auto *link : links)
+        TRY(in_context(link_one(fs.get(), *link), [&] { return fmt::format("layer {}", id.value); }));
+    TRY(copy_metadata(root_like.get(), fs.get()));
+    TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
+    return sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str());
+}
+
+Status Vfs::create(LayerId id, Parents parents, const Quota &quota) {
+    const Quota limit{quota.bytes != 0 ? quota.bytes : default_quota_.bytes,
+                      quota.inodes != 0 ? quota.inodes : default_quota_.inodes};
+    if ((limit.bytes != 0 || limit.inodes != 0) && !quota_)
+        return fail(Errc::FailedPrecondition, fmt::format("layer {}: quota: {}", id.value, no_quota_reason_));
+    TRY(root_.make(to_string(id).c_str(), 0700));
+    if (quota_) {
+        TRY(quota_->adopt(id));
+        if (limit.bytes != 0 || limit.inodes != 0) TRY(quota_->set(id, limit));
+    }
+    (void)TRY(copy_of_parent(id, parents));
+    return {};
+}
+
+Status Vfs::sync(std::span<const LayerId> ids) {
+    if (ids.empty()) return {};
+    return sys::syncfs_fd(root_.fd());
+}
+
+Result<std::vector<sys::MountSpec>> Vfs::mounts(LayerId id, Parents /*parents*/, Access access) {
+    return std::vector{sys::MountSpec{"bind",
+                                      fmt::format("{}/{}/fs", root_.path(), id.value),
+                                      {access == Access::read_write ? "rw" : "ro", "rbind"}}};
+}
+
+Result<Usage> Vfs::usage(LayerId id, Parents /*parents*/) {
+    if (quota_) {
+        if (const auto counted = TRY(quota_->usage(id))) return *counted;
+    }
+    auto fs = root_.open_part(id, "fs");
+    if (!fs && fs.error().code() == Errc::NotFound) fs = root_.open_part(id, "stage");
+    return walk_usage(TRY(std::move(fs)).get());
+}
+
+Result<Driver::DiffReport> Vfs::diff(LayerId id, Parents parents, const archive::Sink &sink) {
+    DiffReport out;
+    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    if (parents.empty()) {
+        out.native = true;
+        out.pack = TRY(archive::pack_tree(fs.get(), {}, sink));
+        return out;
+    }
+    out.walk_reason = "vfs keeps complete trees: both are compared";
+    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
+    out.pack = TRY(archive::pack_diff(lower.get(), fs.get(), {}, sink));
+    return out;
+}
+
+Status Vfs::changes(LayerId id, Parents parents, const archive::ChangeSink &sink) {
+    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    UniqueFd lower;
+    if (!parents.empty()) lower = TRY(root_.open_part(parents.front(), "fs"));
+    return archive::tree_changes(lower.get(), fs.get(), sink);
+}
+
+Result<Driver::View> Vfs::open_view(LayerId id, Parents /*parents*/) {
+    return View{TRY(root_.open_part(id, "fs")), nullptr};
+}
+
+Result<std::vector<std::string>> Vfs::check(LayerId id, Parents /*parents*/) {
+    std::vector<std::string> out;
+    const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());
+    if (!layer) {
+        out.push_back(fmt::format("layer {} has no directory below {}", id.value, root_.path()));
+        return out;
+    }
+    bool has_fs = false;
+    for (const auto &entry : TRY(sys::list_dir(layer->get()))) {
+        if (entry.name == "fs") {
+            has_fs = true;
+        } else {
+            out.push_back(
+                fmt::format("layer {}: \"{}\" is left over (an import that did not end)", id.value, entry.name));
+        }
+    }
+    if (!has_fs) out.push_back(fmt::format("layer {} has no fs directory: its content is gone", id.value));
+    return out;
+}
+
+Result<ProbeReport> Vfs::probe() {
+    ProbeReport out;
+    auto fact = [&](std::string name, std::string value, std::string reason = {}) {
+        out.facts.push_back({std::move(name), std::move(value), std::move(reason)});
+    };
+    const auto scratch = root_.scratch();
+    if (!scratch) {
+        out.reason = scratch.error().text();
+        return out;
+    }
+    const int dir = scratch->dir.get();
+    fact("backing file system", file_system_name(dir), "statfs");
+    fact("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
+    {
+        const UniqueFd from = TRY(sys::open_at(dir, "from", O_RDWR | O_CREAT | O_EXCL, 0600));
+        const UniqueFd to = TRY(sys::open_at(dir, "to", O_RDWR | O_CREAT | O_EXCL, 0600));
+        const std::vector<std::byte> data(65'536, std::byte{1});
+        TRY(sys::write_all(from.get(), data));
+        const auto method = TRY(sys::copy_file_data(from.get(), to.get(), data.size()));
+        fact("reflink", method == sys::CopyMethod::reflink ? "yes" : "no",
+             method == sys::CopyMethod::reflink ? ""
+                                                : "FICLONE is refused here: every layer is a full copy of its parent");
+        fact("copy_file_range", method == sys::CopyMethod::read_write ? "no" : "yes");
+    }
+    const auto attribute = sys::set_xattr(dir, "", "user.shale", "1");
+    fact("user xattrs", attribute ? "yes" : "no", attribute ? "" : attribute.error().message());
+    fact("project quota", quota_ ? "yes" : "no", no_quota_reason_);
+    fact("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
+    out.usable = true;
+    return out;
+}
+
+} // namespace shale::drivers::vfs
