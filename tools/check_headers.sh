@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 check() {
   printf '#include "%s"\n' "${1#src/}" |
-    ${CXX:-g++} -std=c++23 -fsyntax-only -Wall -Wextra -Isrc -D_GNU_SOURCE '-DSHALE_VERSION="0"' -x c++ - ||
+    ${CXX:-g++} -std=c++23 -fsyntax-only -Wall -Wextra -iquote src -D_GNU_SOURCE '-DSHALE_VERSION="0"' -x c++ - ||
     { echo "$1: does not compile alone"; return 1; }
 }
 export -f check
