@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the command line says, parsed: one struct a verb, and what every verb shares.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cli/options.h"
+
+namespace shale::cli {
+
+/// Options that may stand before or after any verb.
+struct Globals {
+    Source flags;                    ///< name "flag"
+    std::string config, daemon_json; ///< files; empty: the default file when it is there, none
+    bool json = false, quiet = false, verbose = false, no_color = false, dry_run = false;
+};
+
+struct InfoArgs {};
+struct DriversArgs {};
+struct VersionArgs {};
+struct ImageImportArgs {
+    std::string file, name, os, architecture, reference;
+};
+struct ImageLsArgs {};
+struct ImageInspectArgs {
+    std::string reference;
+};
+struct ImageTagArgs {
+    std::string reference, name;
+};
+struct ImageExportArgs {
+    std::string reference, file, format;
+};
+struct ImageRmArgs {
+    std::vector<std::string> references;
+    bool force = false;
+};
+struct LayerLsArgs {};
+struct LayerInspectArgs {
+    std::string reference;
+};
+struct LayerExportArgs {
+    std::string reference, file;
+};
+struct ContainerCreateArgs {
+    std::string image, name, size;
+    uint64_t inodes = 0;
+};
+struct ContainerMountArgs {
+    std::string name, target;
+};
+struct ContainerUnmountArgs {
+    std::string name;
+};
+struct ContainerLsArgs {};
+struct ContainerInspectArgs {
+    std::string name;
+};
+struct ContainerDiffArgs {
+    std::string name;
+};
+struct ContainerCommitArgs {
+    std::string container, name, comment, author, cmd, compression = "gzip";
+};
+struct ContainerExportArgs {
+    std::string name, file;
+};
+struct ContainerRmArgs {
+    std::vector<std::string> names;
+    bool force = false;
+};
+struct RunArgs {
+    std::string image, container, name, runtime;
+    bool remove = false, keep = false;
+    std::vector<std::string> command;
+};
+struct UnshareArgs {
+    std::vector<std::string> command;
+};
+struct GcArgs {};
+struct DfArgs {};
+struct CheckArgs {
+    std::string level = "quick";
+    bool repair = false;
+};
+struct LeaseCreateArgs {
+    std::string id, expires;
+    std::vector<std::string> refs;
+};
+struct LeaseLsArgs {};
+struct LeaseRmArgs {
+    std::vector<std::string> ids;
+};
+struct ConfigShowArgs {};
+
+using Verb =
+    std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs, ImageInspectArgs,
+                 ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
+                 ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
+                 ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
+                 GcArgs, DfArgs, CheckArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs>;
+
+struct CommandLine {
+    Globals globals;
+    Verb verb;
+    std::optional<int> exit_code; ///< set: help or version was printed, nothing is left to do
+};
+/// A wrong command line is InvalidArgument (exit code 2). `arguments`: without the program's name.
+Result<CommandLine> parse_command_line(const std::vector<std::string> &arguments);
+
+} // namespace shale::cli

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only file that includes CLI11: words to structs.
+#include <CLI/CLI.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/units.h"
+#include "cli/args.h"
+
+namespace shale::cli {
+namespace {
+
+class Parser {
+public:
+    Parser() : app_("Container storage engine", "shale") {
+        app_.require_subcommand(1);
+        app_.fallthrough();
+        app_.set_help_all_flag("--help-all", "Help of all verbs");
+        app_.set_version_flag("--version", std::string("shale ") + SHALE_VERSION);
+        add_globals();
+        add_plain();
+        add_images();
+        add_layers();
+        add_containers();
+        add_run();
+        add_leases();
+    }
+
+    Result<CommandLine> parse(const std::vector<std::string> &arguments) {
+        auto [own, command] = split_command(arguments);
+        std::ranges::reverse(own); // CLI11 takes them last first
+        try {
+            app_.parse(own);
+        } catch (const CLI::ParseError &error) {
+            if (error.get_exit_code() == 0) { // help, version
+                line_.exit_code = app_.exit(error);
+                return std::move(line_);
+            }
+            return fail(Errc::InvalidArgument, fmt::format("{}; see `shale --help`", error.what()));
+        }
+        if (auto *run = std::get_if<RunArgs>(&line_.verb)) run->command = std::move(command);
+        if (auto *unshare = std::get_if<UnshareArgs>(&line_.verb)) unshare->command = std::move(command);
+        TRY(convert());
+        return std::move(line_);
+    }
+
+private:
+    /// `run` and `unshare` end with a command whose words are not shale's: everything behind IMAGE is cut off here,
+    /// so that `shale run debian ls --json` gives --json to ls.
+    std::pair<std::vector<std::string>, std::vector<std::string>>
+    split_command(const std::vector<std::string> &arguments) {
+        size_t positionals = 0, limit = 0;
+        const CLI::App *verb = &app_;
+        for (size_t i = 0; i < arguments.size(); ++i) {
+            const std::string &word = arguments[i];
+            if (word == "--" && limit != 0) return cut(arguments, i, i + 1);
+            if (word.size() > 1 && word[0] == '-') {
+                if (word.starts_with("--container") && limit != 0) limit = 1;
+                if (takes_value(verb, word)) ++i;
+                continue;
+            }
+            if (positionals == 0) {
+                if (word != "run" && word != "unshare") return {arguments, {}};
+                verb = app_.get_subcommand(word);
+                limit = word == "run" ? 2 : 1;
+            }
+            if (limit != 0 && positionals >= limit) return cut(arguments, i, i);
+            ++positionals;
+        }
+        return {arguments, {}};
+    }
+
+    static std::pair<std::vector<std::string>, std::vector<std::string>> cut(const std::vector<std::string> &all,
+                                                                             size_t end, size_t begin) {
+        const auto at = [&](size_t i) { return all.begin() + static_cast<std::ptrdiff_t>(i); };
+        return {{all.begin(), at(end)}, {at(begin), all.end()}};
+    }
+
+    bool takes_value(const CLI::App *verb, const std::string &word) const {
+        if (word.find('=') != std::string::npos || (word[1] != '-' && word.size() > 2)) return false;
+        const CLI::Option *option = verb->get_option_no_throw(word);
+        if (option == nullptr) option = app_.get_option_no_throw(word);
+        return option != nullptr && option->get_items_expected_max() > 0;
+    }
+
+    void add_globals() {
+        Globals &g = line_.globals;
+        g.flags.name = "flag";
+        CLI::App &a = app_;
+        const char *group = "Global options";
+        a.add_option("--root", g.flags.root, "Directory of the store")->group(group);
+        a.add_option("-s,--driver,--storage-driver", g.flags.driver, "Storage driver (see `shale drivers`)")
+            ->group(group);
+        a.add_option("--storage-opt", storage_opts_, "Option of the driver: [DRIVER.]KEY=VALUE; may be repeated")
+            ->allow_extra_args(false)
+            ->group(group);
+        a.add_option("--config", g.config, "Configuration file (TOML)")->group(group);
+        a.add_option("--daemon-json", g.daemon_json, "Docker's daemon.json: storage-driver and storage-opts are taken")
+            ->group(group);
+        a.add_option("--durability", g.flags.durability,
+                     "full: what is reported done survives a power loss; none: for tests")
+            ->group(group);
+        a.add_option("--jobs", g.flags.jobs, "Layers unpacked at once (0: one per processor)")->group(group);
+        a.add_option("--max-entries", g.flags.max_entries, "Most entries that one layer may have")->group(group);
+        a.add_option("--max-layer-size", max_layer_size_, "Most bytes that one layer may unpack to, e.g. 20G")
+            ->group(group);
+        a.add_flag("--json", g.json, "One JSON document on standard output")->group(group);
+        a.add_flag("-q,--quiet", g.quiet, "Only ids")->group(group);
+        a.add_flag("-v,--verbose", g.verbose, "Say more on standard error")->group(group);
+        a.add_flag("--no-color", g.no_color, "No colours (so does NO_COLOR)")->group(group);
+        a.add_flag("--dry-run", g.dry_run, "rm, gc: only say what would be done")->group(group);
+    }
+
+    template <class Args> CLI::App *add(CLI::App *to, const char *name, const char *help, Args &args) {
+        CLI::App *verb = to->add_subcommand(name, help);
+        verb->callback([this, &args] { line_.verb = args; });
+        return verb;
+    }
+    CLI::App *group(const char *name, const char *help) {
+        CLI::App *verb = app_.add_subcommand(name, help);
+        verb->require_subcommand(1);
+        return verb;
+    }
+
+    void add_plain() {
+        add(&app_, "info", "Driver, backing file system, counts, versions", info_);
+        add(&app_, "drivers", "What each driver can do on this host, by trying", drivers_);
+        add(&app_, "version", "Version", version_);
+        add(&app_, "gc", "Remove what nothing uses", gc_);
+        add(&app_, "df", "Where the space is", df_);
+        CLI::App *check = add(&app_, "check", "Verify the store", check_);
+        check->add_option("--level", check_.level, "quick, full or data")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"quick", "full", "data"}));
+        check->add_flag("--repair", check_.repair, "Mend what can be mended from what the store holds");
+        add(group("config", "Configuration"), "show", "The effective configuration and where it comes from",
+            config_show_);
+    }
+
+    void add_images() {
+        CLI::App *image = group("image", "Images");
+        CLI::App *import = add(image, "import", "Import an OCI layout, an OCI or docker archive", import_);
+        import->add_option("FILE", import_.file, "Archive or directory; - is standard input")->required();
+        import->add_option("--name", import_.name, "Name to give it");
+        import->add_option("--platform", platform_, "OS/ARCH to take from an index")->capture_default_str();
+        import->add_option("--ref", import_.reference, "Only this image of several");
+        add(image, "ls", "List images", image_ls_);
+        add(image, "inspect", "All about an image, JSON", image_inspect_)
+            ->add_option("REF", image_inspect_.reference)
+            ->required();
+        CLI::App *tag = add(image, "tag", "Give an image another name", tag_);
+        tag->add_option("REF", tag_.reference)->required();
+        tag->add_option("NAME", tag_.name)->required();
+        CLI::App *out = add(image, "export", "Write an image to an archive or a directory", image_export_);
+        out->add_option("REF", image_export_.reference)->required();
+        out->add_option("FILE", image_export_.file)->required();
+        out->add_option("--format", image_export_.format, "oci-dir, oci, docker; default: oci for *.tar, else oci-dir")
+            ->check(CLI::IsMember({"oci-dir", "oci", "docker"}));
+        CLI::App *rm = add(image, "rm", "Remove names, and images with their last name", image_rm_);
+        rm->add_option("REF", image_rm_.references)->required();
+        rm->add_flag("-f,--force", image_rm_.force, "Also with several names");
+    }
+
+    void add_layers() {
+        CLI::App *layer = group("layer", "Layers");
+        add(layer, "ls", "List layers", layer_ls_);
+        add(layer, "inspect", "All about a layer, JSON", layer_inspect_)
+            ->add_option("ID", layer_inspect_.reference)
+            ->required();
+        CLI::App *out = add(layer, "export", "Write a layer as canonical tar", layer_export_);
+        out->add_option("ID", layer_export_.reference)->required();
+        out->add_option("FILE", layer_export_.file, "- is standard output")->required();
+    }
+
+    void add_containers() {
+        CLI::App *container = group("container", "Containers");
+        CLI::App *create = add(container, "create", "A writable layer over an image", create_);
+        create->add_option("IMAGE", create_.image)->required();
+        create->add_option("--name", create_.name);
+        create->add_option("--size", create_.size, "Most bytes it may write, e.g. 10G");
+        create->add_option("--inodes", create_.inodes, "Most inodes it may have");
+        CLI::App *mount = add(container, "mount", "Mount and print where", mount_);
+        mount->add_option("NAME", mount_.name)->required();
+        mount->add_option("TARGET", mount_.target, "Directory to mount on");
+        add(container, "unmount", "Unmount", unmount_)->alias("umount")->add_option("NAME", unmount_.name)->required();
+        add(container, "ls", "List containers", container_ls_);
+        add(container, "inspect", "All about a container, JSON", container_inspect_)
+            ->add_option("NAME", container_inspect_.name)
+            ->required();
+        add(container, "diff", "What changed: A, C, D and path", diff_)->add_option("NAME", diff_.name)->required();
+        CLI::App *commit = add(container, "commit", "Make an image of a container", commit_);
+        commit->add_option("CONTAINER", commit_.container)->required();
+        commit->add_option("NAME", commit_.name)->required();
+        commit->add_option("--comment", commit_.comment);
+        commit->add_option("--author", commit_.author);
+        commit->add_option("--cmd", commit_.cmd, R"(Command of the image: ["a","b"], or a line for /bin/sh)");
+        commit->add_option("--compression", commit_.compression, "gzip, zstd or none")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"gzip", "zstd", "none"}));
+        CLI::App *out = add(container, "export", "Write the whole tree as tar", container_export_);
+        out->add_option("NAME", container_export_.name)->required();
+        out->add_option("FILE", container_export_.file, "- is standard output")->required();
+        CLI::App *rm = add(container, "rm", "Remove containers", container_rm_);
+        rm->add_option("NAME", container_rm_.names)->required();
+        rm->add_flag("-f,--force", container_rm_.force, "Unmount first");
+    }
+
+    void add_run() {
+        CLI::App *run = add(&app_, "run", "Run a command in a container (crun or runc)", run_);
+        run->add_option("IMAGE", run_.image, "Image; its command runs when none is given");
+        run->add_option("--container", run_.container, "A container that exists, instead of IMAGE");
+        run->add_option("--name", run_.name, "Name of the new container; it is then kept");
+        run->add_flag("--rm", run_.remove, "Remove the container afterwards (default without --name)");
+        run->add_flag("--keep", run_.keep, "Keep the container that was made");
+        run->add_option("--runtime", run_.runtime, "crun, runc or a path");
+        run->footer("Behind IMAGE: [--] CMD ARG...");
+        add(&app_, "unshare", "Run a command in the user and mount namespace of a rootless store", unshare_)
+            ->footer("[--] CMD ARG...");
+    }
+
+    void add_leases() {
+        CLI::App *lease = group("lease", "Leases: what they name is not collected");
+        CLI::App *create = add(lease, "create", "Create a lease", lease_create_);
+        create->add_option("ID", lease_create_.id, "Made up when left out");
+        create->add_option("--expires", lease_create_.expires, "After e.g. 90s, 15m, 24h, 7d");
+        create->add_option("--ref", lease_create_.refs, "layer:ID, blob:DIGEST, image:DIGEST; may be repeated")
+            ->allow_extra_args(false);
+        add(lease, "ls", "List leases", lease_ls_);
+        add(lease, "rm", "Remove leases", lease_rm_)->add_option("ID", lease_rm_.ids)->required();
+    }
+
+    /// What CLI11 cannot turn into its final type.
+    Status convert() {
+        for (const std::string &text : storage_opts_)
+            line_.globals.flags.storage_opts.push_back({text, "--storage-opt", false});
+        if (!max_layer_size_.empty())
+            line_.globals.flags.max_layer_bytes =
+                TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
+        if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
+            const size_t slash = platform_.find('/');
+            if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
+                return fail(Errc::InvalidArgument,
+                            fmt::format("--platform \"{}\" must be OS/ARCH, e.g. linux/amd64", platform_));
+            import->os = platform_.substr(0, slash);
+            import->architecture = platform_.substr(slash + 1);
+        }
+        if (const auto *run = std::get_if<RunArgs>(&line_.verb)) {
+            if (run->image.empty() == run->container.empty())
+                return fail(Errc::InvalidArgument, "run needs an IMAGE, or --container NAME (not both)");
+            if (!run->container.empty() && (run->remove || !run->name.empty()))
+                return fail(Errc::InvalidArgument,
+                            "--rm and --name are for a container made by run, not with --container");
+            if (run->remove && run->keep) return fail(Errc::InvalidArgument, "--rm and --keep exclude each other");
+        }
+        return {};
+    }
+
+    CLI::App app_;
+    CommandLine line_;
+    std::vector<std::string> storage_opts_;
+    std::string max_layer_size_, platform_ = "linux/amd64";
+    InfoArgs info_;
+    DriversArgs drivers_;
+    VersionArgs version_;
+    ImageImportArgs import_;
+    ImageLsArgs image_ls_;
+    ImageInspectArgs image_inspect_;
+    ImageTagArgs tag_;
+    ImageExportArgs image_export_;
+    ImageRmArgs image_rm_;
+    LayerLsArgs layer_ls_;
+    LayerInspectArgs layer_inspect_;
+    LayerExportArgs layer_export_;
+    ContainerCreateArgs create_;
+    ContainerMountArgs mount_;
+    ContainerUnmountArgs unmount_;
+    ContainerLsArgs container_ls_;
+    ContainerInspectArgs container_inspect_;
+    ContainerDiffArgs diff_;
+    ContainerCommitArgs commit_;
+    ContainerExportArgs container_export_;
+    ContainerRmArgs container_rm_;
+    RunArgs run_;
+    UnshareArgs unshare_;
+    GcArgs gc_;
+    DfArgs df_;
+    CheckArgs check_;
+    LeaseCreateArgs lease_create_;
+    LeaseLsArgs lease_ls_;
+    LeaseRmArgs lease_rm_;
+    ConfigShowArgs config_show_;
+};
+
+} // namespace
+
+Result<CommandLine> parse_command_line(const std::vector<std::string> &arguments) {
+    return Parser().parse(arguments);
+}
+
+} // namespace shale::cli
