@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "archive/diff_walk.h"
 #include "archive/pack_walk.h"
@@ -87,30 +88,82 @@ private:
     std::string path_;
 };
 
+/// Inodes of the upper tree whose names are not just the names of one lower inode: all names have to be written, or
+/// the links would not come out. Looked for beforehand, since a later name may tell about an earlier one.
+class LinkGroups {
+public:
+    LinkGroups(int lower, int upper) : lower_(lower), upper_(upper) {}
+
+    Result<std::unordered_set<InodeKey, InodeHash>> run() {
+        TRY(enter(true));
+        while (!frames_.empty()) {
+            Frame &frame = frames_.back();
+            if (frame.next < frame.entries.size()) {
+                const sys::DirEntry entry = std::move(frame.entries[frame.next++]);
+                TRY(visit(entry, frame.has_lower));
+                continue;
+            }
+            const bool has_lower = frame.has_lower;
+            frames_.pop_back();
+            if (frames_.empty()) break;
+            TRY(upper_.pop());
+            if (has_lower) TRY(lower_.pop());
+        }
+        return std::move(changed_);
+    }
+
+private:
+    struct Frame {
+        std::vector<sys::DirEntry> entries;
+        size_t next = 0;
+        bool has_lower = false;
+    };
+
+    Status enter(bool has_lower) {
+        frames_.push_back({TRY(sys::list_dir(upper_.top())), 0, has_lower});
+        return {};
+    }
+
+    Status visit(const sys::DirEntry &entry, bool has_lower) {
+        const char *name = entry.name.c_str();
+        if (entry.type != DT_DIR) {
+            const auto st = TRY(sys::stat_at(upper_.top(), name));
+            if (st.st_nlink < 2 || changed_.contains(key_of(st))) return {};
+            std::optional<struct stat> lower;
+            if (has_lower) lower = TRY(sys::stat_if_exists(lower_.top(), name));
+            if (!lower || seen_.try_emplace(key_of(st), key_of(*lower)).first->second != key_of(*lower))
+                changed_.insert(key_of(st));
+            return {};
+        }
+        std::optional<struct stat> lower;
+        if (has_lower) lower = TRY(sys::stat_if_exists(lower_.top(), name));
+        const bool both = lower && S_ISDIR(lower->st_mode);
+        if (both) TRY(lower_.push(name));
+        TRY(upper_.push(name));
+        return enter(both);
+    }
+
+    DirStack lower_, upper_;
+    std::vector<Frame> frames_;
+    std::unordered_map<InodeKey, InodeKey, InodeHash> seen_;
+    std::unordered_set<InodeKey, InodeHash> changed_;
+};
+
 class DiffPack final : public DiffVisitor {
 public:
-    explicit DiffPack(Packer &packer) : packer_(packer) {}
+    DiffPack(Packer &packer, std::unordered_set<InodeKey, InodeHash> changed_links)
+        : packer_(packer), changed_links_(std::move(changed_links)) {}
 
     Status deleted(const std::string &directory, const std::string &name) override {
         return packer_.whiteout(directory, name);
     }
-
     Status changed(const std::string &path, Source &upper, bool /*added*/) override {
-        if (!S_ISDIR(upper.st.st_mode) && upper.st.st_nlink > 1 && packer_.written(upper.st) == nullptr) {
-            // The lower tree's inode of that name is not this one once the layer is applied: an unchanged first
-            // name has to come along, to be linked to.
-            auto first = unchanged_.find(key_of(upper.st));
-            if (first != unchanged_.end()) TRY(packer_.emit(first->second.path, upper));
-        }
         return packer_.emit(path, upper);
     }
-
-    bool unchanged_link(const std::string &path, const struct stat &upper, const struct stat &lower) override {
-        if (packer_.written(upper) != nullptr) return true;
-        const auto [it, is_first] = unchanged_.try_emplace(key_of(upper), First{path, key_of(lower)});
-        return !is_first && it->second.lower != key_of(lower);
+    bool unchanged_link(const std::string & /*path*/, const struct stat &upper,
+                        const struct stat & /*lower*/) override {
+        return changed_links_.contains(key_of(upper));
     }
-
     bool skips(const std::string &directory, const UpperItem &item) override {
         if (item.type != DT_SOCK) return packer_.refuses(directory, item.name);
         packer_.skip_socket();
@@ -118,12 +171,8 @@ public:
     }
 
 private:
-    struct First {
-        std::string path;
-        InodeKey lower;
-    };
     Packer &packer_;
-    std::unordered_map<InodeKey, First, InodeHash> unchanged_;
+    std::unordered_set<InodeKey, InodeHash> changed_links_;
 };
 
 } // namespace
@@ -142,7 +191,7 @@ Result<PackReport> pack_tree(int root_dir, const PackOptions &options, const Sin
 
 Result<PackReport> pack_diff(int lower_dir, int upper_dir, const PackOptions &options, const Sink &sink) {
     Packer packer(options, sink);
-    DiffPack visitor(packer);
+    DiffPack visitor(packer, TRY(LinkGroups(lower_dir, upper_dir).run()));
     TRY(diff_trees(lower_dir, upper_dir, visitor));
     return packer.finish();
 }

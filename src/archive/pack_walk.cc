@@ -64,11 +64,6 @@ Status Packer::flush() {
     return sink_(bytes);
 }
 
-const std::string *Packer::written(const struct stat &st) const {
-    auto it = links_.find(key_of(st));
-    return it == links_.end() ? nullptr : &it->second;
-}
-
 Status Packer::emit(const std::string &path, Source &source) {
     const struct stat &st = source.st;
     Entry entry;

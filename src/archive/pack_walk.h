@@ -30,8 +30,6 @@ public:
 
     /// Writes the entry `path` (no slash at either end). The second name of an inode becomes a hard link.
     Status emit(const std::string &path, Source &source);
-    /// Path under which the inode has been written.
-    [[nodiscard]] const std::string *written(const struct stat &st) const;
     /// `directory` = "" or "a/b/".
     Status whiteout(const std::string &directory, const std::string &name);
     Status opaque(const std::string &directory);

@@ -244,13 +244,13 @@ TEST_F(FsTest, RemoveTreeStopsAtMounts) {
 }
 
 TEST_F(FsTest, CopyLadder) {
-    // 3 MiB of data, a hole of 5 MiB, data, and a hole at the end.
-    const std::string block(size_t{3} << 20U, 'd');
+    // 300 KiB of data, a hole up to 1 MiB, data, and a hole at the end.
+    const std::string block(size_t{300} << 10U, 'd');
     auto from = open_at(root(), "from", O_RDWR | O_CREAT, 0600);
     ASSERT_TRUE(from);
     ASSERT_TRUE(write_all(from->get(), std::as_bytes(std::span(block))));
-    ASSERT_TRUE(pwrite_all(from->get(), std::as_bytes(std::span(block)).first(5000), uint64_t{8} << 20U));
-    const uint64_t size = uint64_t{20} << 20U;
+    ASSERT_TRUE(pwrite_all(from->get(), std::as_bytes(std::span(block)).first(5000), uint64_t{1} << 20U));
+    const uint64_t size = uint64_t{2} << 20U;
     ASSERT_TRUE(truncate_fd(from->get(), size));
     const auto wanted = *read_file(root(), "from", size);
     for (int rung = 0; rung < 3; ++rung) {
