@@ -32,14 +32,15 @@ Result<std::vector<SourceImage>> open_archive(const TarIndex &members, const std
     }
     SourceOptions all = options;
     const auto names = TRY(docker_names(members));
+    const bool named = std::ranges::any_of(names, [](const auto &item) { return !item.second.empty(); });
     // With names from manifest.json the choice by name comes after they are known.
-    if (!names.empty()) all.reference.clear();
-    auto images = TRY(read_layout(members, names.empty() ? stem : std::string(), all));
+    if (named) all.reference.clear();
+    auto images = TRY(read_layout(members, named ? std::string() : stem, all));
     for (SourceImage &image : images) {
         const auto found = names.find(image.manifest.config.digest);
         if (image.names.empty() && found != names.end()) image.names = found->second;
     }
-    if (!names.empty() && !options.reference.empty()) {
+    if (named && !options.reference.empty()) {
         std::erase_if(images, [&](const SourceImage &image) { return !wanted(image.names, options.reference); });
         if (images.empty()) return fail(Errc::NotFound, fmt::format("no image \"{}\" here", options.reference));
     }
@@ -70,10 +71,30 @@ Result<std::vector<SourceImage>> open_path(const std::string &path, const Source
     return open_archive(*members, stem, options);
 }
 
+/// Errors quote names and values of the source: its control characters (C1 in UTF-8 too) must not reach a terminal.
+std::string without_controls(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(text[i]);
+        const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+        const bool c1 = byte == 0xc2 && next >= 0x80 && next < 0xa0;
+        if (byte >= 0x20 && byte != 0x7f && !c1)
+            out += text[i];
+        else
+            out += fmt::format("\\x{:02x}", byte);
+        if (c1) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[++i]));
+    }
+    return out;
+}
+
 } // namespace
 
 Result<std::vector<SourceImage>> open_source(const std::string &path, const SourceOptions &options) {
-    return in_context(open_path(path, options), [&] { return fmt::format("image source {}", path); });
+    auto images = open_path(path, options);
+    if (images) return images;
+    const Error error = std::move(images).error().add(fmt::format("image source {}", path));
+    return std::unexpected(Error(error.code(), error.sys_errno(), without_controls(error.text())));
 }
 
 } // namespace shale::oci

@@ -277,6 +277,14 @@ TEST_F(Source, DockerRefusesBadDocuments) {
     refuse(members, Errc::DataLoss, "has digest");
 }
 
+TEST_F(Source, ErrorsCarryNoControlCharacters) {
+    auto members = image_.docker();
+    members.back().data = R"([{"Config":"\u001b[2J\u009b\u00e4","Layers":[]}])";
+    const auto got = open(members);
+    ASSERT_FALSE(got);
+    EXPECT_NE(got.error().text().find("\\x1b[2J\\xc2\\x9b\xc3\xa4"), std::string::npos) << got.error().text();
+}
+
 TEST_F(Source, RefusesWrongBlobs) {
     auto members = image_.oci(image_.index());
     members[2].data[0] = ' ';
