@@ -130,17 +130,16 @@ Status decode_view(const BlobView &view, archive::Compression compression, const
 
 Result<BlobView> seekable(std::shared_ptr<UniqueFd> file, const SourceOptions &options) {
     const struct stat info = TRY(sys::stat_at(file->get(), ""));
-    // The first block is read as a stream, since a pipe cannot go back.
     const bool regular = S_ISREG(info.st_mode);
-    std::vector<std::byte> buffer(block_bytes);
-    size_t have = 0;
     if (regular) {
         const BlobView whole{file, 0, static_cast<uint64_t>(info.st_size)};
         if (TRY(view_compression(whole)) == archive::Compression::none) return whole;
     } else if (!S_ISFIFO(info.st_mode) && !S_ISSOCK(info.st_mode) && !S_ISCHR(info.st_mode)) {
         return fail(Errc::InvalidArgument, "neither a file, a directory nor a pipe");
     }
-    have = TRY(fill(file->get(), buffer));
+    // The first block is read as a stream, since a pipe cannot go back.
+    std::vector<std::byte> buffer(block_bytes);
+    size_t have = TRY(fill(file->get(), buffer));
     const auto compression = TRY(archive::detect_compression(std::span<const std::byte>(buffer).first(have)));
 
     const std::string directory = options.spool_dir.empty() ? std::string("/var/tmp") : options.spool_dir;
