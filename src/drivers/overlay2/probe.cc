@@ -114,6 +114,16 @@ public:
         return mounted ? "" : mounted.error().text();
     }
 
+    /// The highest rung of the ladder in sys/mount.h that this kernel takes, and why not higher.
+    std::pair<std::string, std::string> mount_api() {
+        const UniqueFd context(static_cast<int>(::syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC)));
+        if (!context) return {"mount(2)", sys_error(errno, "fsopen").message() + " (Linux 5.2)"};
+        const std::string path = sys::fd_path(scratch_.dir.get());
+        if (::syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, "lowerdir+", path.c_str(), 0) == 0)
+            return {"lowerdir+", "layers go in one by one: no limit of one page of options"};
+        return {"fsconfig", sys_error(errno, "lowerdir+").message() + " (Linux 6.5)"};
+    }
+
     /// MOUNT_ATTR_IDMAP on a detached clone of the scratch directory.
     std::string idmapped() {
         UniqueFd tree(static_cast<int>(
@@ -216,7 +226,8 @@ Result<ProbeReport> Overlay2::probe() {
         }
         return out;
     }
-    fact("mount api", "fsconfig", "layers go in one by one (lowerdir+, Linux 6.5) or as one text before");
+    const auto [api, api_reason] = prober.mount_api();
+    fact("mount api", api, api_reason);
     yes_no("native diff", prober.native_diff());
     yes_no("redirect_dir", prober.redirect_dir());
     yes_no("metacopy", prober.metacopy());

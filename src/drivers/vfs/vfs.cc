@@ -176,8 +176,9 @@ Result<Driver::DiffReport> Vfs::diff(LayerId id, Parents parents, const archive:
 
 Status Vfs::changes(LayerId id, Parents parents, const archive::ChangeSink &sink) {
     const UniqueFd fs = TRY(root_.open_part(id, "fs"));
-    UniqueFd lower;
-    if (!parents.empty()) lower = TRY(root_.open_part(parents.front(), "fs"));
+    // A complete tree is an upper over nothing; in this form a file named ".wh.x" is just a file.
+    if (parents.empty()) return archive::upper_changes(fs.get(), archive::WhiteoutForm::overlay_trusted, -1, sink);
+    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
     return archive::tree_changes(lower.get(), fs.get(), sink);
 }
 
