@@ -4,6 +4,7 @@
 //   [0, 2^61)          one byte per chain id (its first 61 bits): who unpacks this layer
 //   2^61 + session     one byte per process that changes the store: tells a live owner of an intent from a dead one
 //   2^62               shared: an operation makes objects that no root names yet; exclusive: gc's mark and sweep
+//   2^62 + 1          who creates the database and chooses the driver
 //   2^62 + 2 + id      one byte per container: mount, unmount, commit, remove of it
 // Order: gc byte, then chain bytes from base to top of one image, then container byte, then the database.
 #pragma once
@@ -43,6 +44,7 @@ public:
     Result<LockHold> hold() const;
     static uint64_t chain_offset(const Digest& chain) noexcept;
     static constexpr uint64_t gc_offset = uint64_t{1} << 62U;
+    static constexpr uint64_t open_offset = gc_offset + 1;
     static constexpr uint64_t container_offset(LayerId id) noexcept { return gc_offset + 2 + id.value; }
 
 private:

@@ -29,7 +29,7 @@ Result<std::unique_ptr<Store>> Store::open(const StoreOptions& options) {
         return std::unexpected(std::move(error).add(fmt::format("open store {}", options.root)));
     };
     if (auto done = store->open_root(); !done) return failed(std::move(done).error());
-    if (auto done = store->choose_driver(); !done) return failed(std::move(done).error());
+    if (auto done = store->open_records(); !done) return failed(std::move(done).error());
     if (!options.read_only)
         if (auto done = store->recover(); !done) return failed(std::move(done).error());
     return store;
@@ -54,8 +54,18 @@ Status Store::open_root() {
     } else {
         blobs_fd_ = TRY(sys::open_at(root_fd_.get(), "blobs/sha256", O_RDONLY | O_DIRECTORY));
     }
-    records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only));
     return {};
+}
+
+Status Store::open_records() {
+    // Creating the database and choosing the driver happen once: first openers take turns.
+    std::optional<LockHold> turn;
+    if (locks_) {
+        turn = TRY(locks_->hold());
+        TRY(turn->add(Locks::open_offset, sys::LockMode::exclusive));
+    }
+    records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only));
+    return choose_driver();
 }
 
 Status Store::choose_driver() {

@@ -219,6 +219,7 @@ private:
     friend class Import;
     explicit Store(StoreOptions options);
     Status open_root();
+    Status open_records();
     Status choose_driver();
     Status recover();
 
