@@ -11,7 +11,6 @@
 #include <array>
 #include <charconv>
 #include <cstring>
-#include <deque>
 #include <unordered_set>
 
 #include <fmt/format.h>

@@ -412,7 +412,7 @@ Status mount_at(const MountSpec &spec, const std::string &target, MountApi api) 
             const auto done = attach(*made, target, again);
             if (done) return set_propagation(target, plan.propagation);
             if (api == MountApi::fsconfig || !again) return done;
-        } else if (api == MountApi::fsconfig || !again) {
+        } else if (api == MountApi::fsconfig || (!again && made.error().sys_errno() != ENOSYS)) {
             return in_context(Status(std::unexpected(std::move(made).error())),
                               [&] { return fmt::format("mount on \"{}\"", target); });
         }
