@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/args.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "cli/userns.h"
+
+namespace shale::cli {
+namespace {
+
+using ::testing::ElementsAre;
+using Words = std::vector<std::string>;
+
+TEST(CommandLineTest, GlobalsBeforeAndAfterTheVerb) {
+    for (const Words &words :
+         {Words{"--root", "/r", "--json", "image", "ls"}, Words{"image", "ls", "--root", "/r", "--json"},
+          Words{"image", "--json", "ls", "--root=/r"}}) {
+        const auto line = parse_command_line(words);
+        ASSERT_TRUE(line) << line.error().text();
+        EXPECT_EQ(line->globals.flags.root, "/r");
+        EXPECT_TRUE(line->globals.json);
+        EXPECT_TRUE(std::holds_alternative<ImageLsArgs>(line->verb));
+    }
+}
+
+TEST(CommandLineTest, DockersSpelling) {
+    const auto line = parse_command_line({"--storage-driver=overlay2", "--storage-opt", "overlay2.size=10G",
+                                          "--storage-opt", "overlay2.redirect_dir=on", "df"});
+    ASSERT_TRUE(line) << line.error().text();
+    EXPECT_EQ(line->globals.flags.driver, "overlay2");
+    ASSERT_EQ(line->globals.flags.storage_opts.size(), 2U);
+    EXPECT_EQ(line->globals.flags.storage_opts[1].text, "overlay2.redirect_dir=on");
+}
+
+struct RunCase {
+    Words words;
+    std::string image, container;
+    Words command;
+};
+
+TEST(CommandLineTest, RunLeavesTheCommandAlone) {
+    const std::vector<RunCase> cases{
+        {{"run", "debian"}, "debian", "", {}},
+        {{"run", "debian", "ls", "--json", "-s"}, "debian", "", {"ls", "--json", "-s"}},
+        {{"run", "debian", "--", "ls", "--", "x"}, "debian", "", {"ls", "--", "x"}},
+        {{"--root", "/r", "run", "--name", "n", "debian", "sh", "-c", "a b"}, "debian", "", {"sh", "-c", "a b"}},
+        {{"run", "--rm", "-s", "vfs", "debian", "run"}, "debian", "", {"run"}},
+        {{"run", "--container", "web", "--", "ls", "-l"}, "", "web", {"ls", "-l"}},
+        {{"run", "--container=web", "ls", "-l"}, "", "web", {"ls", "-l"}},
+    };
+    for (const RunCase &c : cases) {
+        const auto line = parse_command_line(c.words);
+        ASSERT_TRUE(line) << line.error().text();
+        const auto *run = std::get_if<RunArgs>(&line->verb);
+        ASSERT_NE(run, nullptr);
+        EXPECT_EQ(run->image, c.image);
+        EXPECT_EQ(run->container, c.container);
+        EXPECT_EQ(run->command, c.command);
+        EXPECT_FALSE(line->globals.json);
+    }
+}
+
+TEST(CommandLineTest, WrongLinesAreUsageErrors) {
+    for (const Words &words : std::vector<Words>{{},
+                                                 {"frobnicate"},
+                                                 {"image"},
+                                                 {"image", "rm"},
+                                                 {"image", "ls", "--frob"},
+                                                 {"image", "import", "f", "--platform", "linux"},
+                                                 {"image", "export", "a", "b", "--format", "zip"},
+                                                 {"check", "--level", "deep"},
+                                                 {"run"},
+                                                 {"run", "--container", "a", "--rm"},
+                                                 {"info", "--jobs", "many"},
+                                                 {"info", "--max-layer-size", "huge"}}) {
+        const auto line = parse_command_line(words);
+        ASSERT_FALSE(line) << (words.empty() ? "" : words[0]);
+        EXPECT_EQ(errc_info(line.error().code()).exit_code, 2);
+    }
+}
+
+TEST(CommandLineTest, SeveralReferences) {
+    const auto line = parse_command_line({"image", "rm", "a", "b", "--dry-run", "-f"});
+    ASSERT_TRUE(line) << line.error().text();
+    EXPECT_TRUE(line->globals.dry_run);
+    const auto &rm = std::get<ImageRmArgs>(line->verb);
+    EXPECT_TRUE(rm.force);
+    EXPECT_THAT(rm.references, ElementsAre("a", "b"));
+}
+
+TEST(SubRange, FindsNameOrNumber) {
+    constexpr std::string_view text = "bad\nroot:1:x\nann:100000:65536\n1001:200000:10\n:5:5\nbob:1:0\nbob:7:9";
+    EXPECT_EQ(find_sub_range(text, "ann", 5).start, 100'000U);
+    EXPECT_EQ(find_sub_range(text, "ann", 5).count, 65'536U);
+    EXPECT_EQ(find_sub_range(text, "eve", 1001).start, 200'000U);
+    EXPECT_EQ(find_sub_range(text, "bob", 5).start, 7U);
+    EXPECT_EQ(find_sub_range(text, "", 5).count, 0U);
+    EXPECT_EQ(find_sub_range(text, "root", 0).count, 0U);
+}
+
+} // namespace
+} // namespace shale::cli
