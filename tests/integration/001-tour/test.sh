@@ -26,7 +26,7 @@ else
 fi
 shale container commit tour tour:v2
 shale image export tour:v2 "$WORK/out.tar"
-tar -tf "$WORK/out.tar" | grep -q '^index.json$\|^./index.json$'
+tar -tf "$WORK/out.tar" | grep '^index.json$\|^./index.json$' >/dev/null
 shale check
 shale df
 
@@ -34,7 +34,7 @@ shale df
 ROOT=$WORK/second shale image import "$WORK/out.tar" --name again:v2
 [[ $(ROOT=$WORK/second shale layer ls --quiet | wc -l) == 3 ]] || fail "three layers were expected in the second store"
 if ((changed)); then
-  ROOT=$WORK/second shale run --rm again:v2 /bin/sh -c 'cat /hello; test ! -e /etc/motd' | grep -qx written
+  ROOT=$WORK/second shale run --rm again:v2 /bin/sh -c 'cat /hello; test ! -e /etc/motd' | grep -x written >/dev/null
 fi
 
 shale container rm tour

@@ -37,7 +37,7 @@ for n in 1 2 3 4; do wait "${workers[n - 1]}" || { cat "$WORK/worker.$n"; fail "
 "$REPO/bench/mkimage.py" oci big:v1 "$WORK/big.tar" gzip "$WORK"/big/*.tar
 "$SHALE" --root "$WORK/store" image import "$WORK/big.tar" --name big:v1 >/dev/null 2>&1 &
 victim=$!
-for _ in $(seq 200); do ls "$WORK"/store/*/ 2>/dev/null | grep -q . && break; done
+for _ in $(seq 2000); do [[ -n $(ls "$WORK/store/tmp") || ! -d /proc/$victim ]] && break; done
 kill -9 "$victim" 2>/dev/null || true
 wait "$victim" 2>/dev/null || true
 shale image import "$WORK/big.tar" --name big:v1 >/dev/null
