@@ -64,6 +64,8 @@ Status Store::open_records() {
         turn = TRY(locks_->hold());
         TRY(turn->add(Locks::open_offset, sys::LockMode::exclusive));
     }
+    // Made here for its mode: SQLite would leave names and digests readable to every user of the host.
+    if (!options_.read_only) TRY(sys::open_at(root_fd_.get(), "shale.db", O_RDWR | O_CREAT, 0600));
     records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only));
     return choose_driver();
 }

@@ -43,7 +43,16 @@ World::~World() {
         for (auto it = table->rbegin(); it != table->rend(); ++it)
             if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
-    (void)sys::remove_tree(AT_FDCWD, path_.c_str());
+    const auto slash = path_.rfind('/');
+    if (const auto parent = sys::open_dir(AT_FDCWD, path_.substr(0, slash).c_str()))
+        (void)sys::remove_tree(parent->get(), path_.c_str() + slash + 1);
+}
+
+void World::remove(std::string_view name) const {
+    const auto here = sys::open_dir(AT_FDCWD, path_.c_str());
+    ASSERT_TRUE(here) << here.error().text();
+    const auto removed = sys::remove_tree(here->get(), std::string(name).c_str());
+    ASSERT_TRUE(removed) << removed.error().text();
 }
 
 std::string cannot_mount() {

@@ -24,6 +24,9 @@ public:
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
     [[nodiscard]] std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
 
+    /// Removes a tree below it; a failure fails the test.
+    void remove(std::string_view name) const;
+
 private:
     std::string path_;
     bool mounted_ = false;
