@@ -94,7 +94,7 @@ TEST(Toml, TakesAllKeys) {
 TEST(Toml, ErrorsNameFileLineAndNearest) {
     const std::array<std::pair<const char *, const char *>, 7> cases{{
         {"root = \"/x\"\ndurabilty = \"full\"\n", "f.toml:2: unknown key \"durabilty\"; did you mean durability?"},
-        {"[limits]\nentry = 3\n", "f.toml:2: unknown key \"entry\" in [limits]; did you mean entries?"},
+        {"[limits]\nentrys = 3\n", "f.toml:2: unknown key \"entrys\" in [limits]; did you mean entries?"},
         {"zzzzzzzz = 1\n", "there are: root, driver"},
         {"jobs = -1\n", "f.toml:1: jobs must be a number"},
         {"root = 3\n", "f.toml:1: root must be a string"},
