@@ -28,7 +28,7 @@ refuse type.toml -- with --config "$WORK/type.toml" info
 printf '{"storage-driver": "vfs", "graph": "/x"}\n' >"$WORK/daemon.json"
 refuse graph -- with --daemon-json "$WORK/daemon.json" info
 printf '{"storage-driver": "vfs", "debug": true}\n' >"$WORK/daemon.json"
-with --daemon-json "$WORK/daemon.json" info | grep vfs >/dev/null
+with --daemon-json "$WORK/daemon.json" config show | grep vfs >/dev/null
 rm -rf "$WORK/store"
 
 # Usage errors and failures differ in their exit code.
