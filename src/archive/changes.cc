@@ -134,6 +134,7 @@ Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const Chan
 }
 
 Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink) {
+    if (lower_dir < 0) return upper_changes(upper_dir, WhiteoutForm::oci_names, -1, sink);
     TreeChanges visitor;
     TRY(diff_trees(lower_dir, upper_dir, visitor));
     return hand_out(visitor.changes, sink);
