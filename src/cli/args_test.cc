@@ -80,6 +80,21 @@ TEST(CommandLineTest, WrongLinesAreUsageErrors) {
     }
 }
 
+TEST(CommandLineTest, UnknownVerbIsNamedWithTheNearest) {
+    const std::vector<std::pair<Words, std::string>> cases{
+        {{"nosuchverb"}, "no verb is called \"nosuchverb\"; see `shale --help`"},
+        {{"--root", "/r", "inof"}, "no verb is called \"inof\" (did you mean \"info\"?); see `shale --help`"},
+        {{"image", "-s", "vfs", "exprot", "a", "b"},
+         "no verb is called \"image exprot\" (did you mean \"image export\"?); see `shale --help`"},
+    };
+    for (const auto &[words, message] : cases) {
+        const auto line = parse_command_line(words);
+        ASSERT_FALSE(line);
+        EXPECT_EQ(line.error().text(), message);
+        EXPECT_EQ(errc_info(line.error().code()).exit_code, 2);
+    }
+}
+
 TEST(CommandLineTest, SeveralReferences) {
     const auto line = parse_command_line({"image", "rm", "a", "b", "--dry-run", "-f"});
     ASSERT_TRUE(line) << line.error().text();

@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 #include "cli/args.h"
+#include "cli/options.h"
 
 namespace shale::cli {
 namespace {
@@ -38,7 +39,9 @@ public:
                 line_.exit_code = app_.exit(error);
                 return std::move(line_);
             }
-            return fail(Errc::InvalidArgument, fmt::format("{}; see `shale --help`", error.what()));
+            const std::string unknown = unknown_verb(arguments);
+            return fail(Errc::InvalidArgument,
+                        fmt::format("{}; see `shale --help`", unknown.empty() ? error.what() : unknown));
         }
         if (auto *run = std::get_if<RunArgs>(&line_.verb)) run->command = std::move(command);
         if (auto *unshare = std::get_if<UnshareArgs>(&line_.verb)) unshare->command = std::move(command);
@@ -70,6 +73,34 @@ private:
             ++positionals;
         }
         return {arguments, {}};
+    }
+
+    /// What to say about the first word that stands where a verb must and is none; empty when there is no such word.
+    /// CLI11 only says that a subcommand is missing.
+    std::string unknown_verb(const std::vector<std::string> &arguments) const {
+        const CLI::App *verb = &app_;
+        std::string before;
+        for (size_t i = 0; i < arguments.size(); ++i) {
+            const std::string &word = arguments[i];
+            if (word.size() > 1 && word[0] == '-') {
+                if (takes_value(verb, word)) ++i;
+                continue;
+            }
+            const auto verbs = verb->get_subcommands([](const CLI::App *) { return true; });
+            if (verbs.empty()) return ""; // the rest are its arguments
+            const auto found = std::ranges::find_if(verbs, [&](const CLI::App *one) { return one->check_name(word); });
+            if (found == verbs.end()) {
+                std::vector<std::string_view> names;
+                for (const CLI::App *one : verbs)
+                    names.push_back(one->get_name());
+                const std::string near = nearest(word, names);
+                return fmt::format("no verb is called \"{}{}\"{}", before, word,
+                                   near.empty() ? "" : fmt::format(" (did you mean \"{}{}\"?)", before, near));
+            }
+            verb = *found;
+            before += verb->get_name() + " ";
+        }
+        return "";
     }
 
     static std::pair<std::vector<std::string>, std::vector<std::string>> cut(const std::vector<std::string> &all,
