@@ -68,6 +68,7 @@ TEST(CommandLineTest, WrongLinesAreUsageErrors) {
                                                  {"image", "rm"},
                                                  {"image", "ls", "--frob"},
                                                  {"image", "import", "f", "--platform", "linux"},
+                                                 {"image", "import", "f", "--dry-run"},
                                                  {"image", "export", "a", "b", "--format", "zip"},
                                                  {"check", "--level", "deep"},
                                                  {"run"},

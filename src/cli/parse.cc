@@ -270,6 +270,8 @@ private:
             line_.globals.flags.max_layer_bytes =
                 TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
+            if (line_.globals.dry_run)
+                return fail(Errc::InvalidArgument, "image import has no --dry-run: that is for rm and gc");
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
                 return fail(Errc::InvalidArgument,
