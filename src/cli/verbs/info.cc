@@ -31,7 +31,7 @@ Result<int> run(Context &context, const InfoArgs &) {
     const bool absent = !opened && !TRY(sys::stat_if_exists(AT_FDCWD, (context.settings.root + "/shale.db").c_str()));
     if (!opened && !absent) return std::unexpected(std::move(opened).error());
     Counts counts;
-    std::string driver = "none yet (chosen when the store is made; see `shale drivers`)";
+    std::string driver = context.settings.driver; // as asked for; of a store that exists, its own
     std::vector<drivers::Fact> facts;
     std::optional<store::SpaceReport> space;
     if (opened) {
@@ -50,7 +50,7 @@ Result<int> run(Context &context, const InfoArgs &) {
         json.object().field("version", SHALE_VERSION).field("kernel", kernel());
         json.field("root", context.settings.root).field("exists", !absent);
         json.key("driver");
-        if (absent)
+        if (driver.empty())
             json.null();
         else
             json.value(driver);
@@ -70,6 +70,9 @@ Result<int> run(Context &context, const InfoArgs &) {
         context.print(json);
         return 0;
     }
+    if (absent)
+        driver = driver.empty() ? "none yet (chosen when the store is made; see `shale drivers`)"
+                                : driver + " (store not made yet)";
     std::string out = fmt::format("Root: {}{}\nDriver: {}\n", printable(context.settings.root),
                                   absent ? " (no store yet)" : "", driver);
     if (space)
