@@ -29,6 +29,12 @@ Result<std::unique_ptr<store::Store>> Context::open_store(bool read_only) const 
     return store;
 }
 
+Status Context::reap(store::Store &store) const {
+    Status told = flush_output(); // a reader that has gone does not keep the space
+    TRY(store.reap(cancel));
+    return told;
+}
+
 void Context::print(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
 }

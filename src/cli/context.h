@@ -33,6 +33,9 @@ public:
 
     Result<std::unique_ptr<store::Store>> open_store(bool read_only = false) const;
 
+    /// Gives back the space of what was removed, once the user has been told of it.
+    Status reap(store::Store &store) const;
+
     /// Standard output; whether it arrived is asked once, at the end (flush_output).
     static void print(std::string_view text);
     static void print(const Json &json) { print(json.text()); }

@@ -235,7 +235,10 @@ Result<int> run(Context &context, const ContainerRmArgs &args) {
         for (const std::string &name : removed)
             context.print(fmt::format("{}{}\n", context.globals.dry_run ? "would remove " : "", printable(name)));
     }
+    Status reaped;
+    if (!context.globals.dry_run) reaped = context.reap(*store);
     if (first) return std::unexpected(std::move(*first));
+    TRY(std::move(reaped));
     return 0;
 }
 

@@ -186,7 +186,10 @@ Result<int> run(Context &context, const ImageRmArgs &args) {
     }
     json.end();
     if (context.globals.json) context.print(json);
+    Status reaped;
+    if (!dry) reaped = context.reap(*store);
     if (first) return std::unexpected(std::move(*first));
+    TRY(std::move(reaped));
     return 0;
 }
 
