@@ -324,27 +324,6 @@ Result<std::optional<Usage>> ProjectQuota::usage(LayerId id) {
     return Usage{count.used_bytes, count.used_inodes, true};
 }
 
-std::string file_system_name(int fd) {
-    struct Magic {
-        uint64_t number;
-        std::string_view name;
-    };
-    // statfs(2), linux/magic.h
-    static constexpr std::array known{
-        Magic{0xEF53, "ext4"},         Magic{0x58465342, "xfs"},     Magic{0x9123683E, "btrfs"},
-        Magic{0x01021994, "tmpfs"},    Magic{0x794C7630, "overlay"}, Magic{0x2FC12FC1, "zfs"},
-        Magic{0xF2F52010, "f2fs"},     Magic{0x6969, "nfs"},         Magic{0x65735546, "fuse"},
-        Magic{0xCA451A4E, "bcachefs"}, Magic{0xE0F5E1E2, "erofs"},   Magic{0x73717368, "squashfs"},
-        Magic{0x01021997, "9p"},       Magic{0xFF534D42, "cifs"},    Magic{0x00C36400, "ceph"},
-        Magic{0x4d44, "vfat"},         Magic{0x2011BAB0, "exfat"},   Magic{0x7366746e, "ntfs"},
-    };
-    const auto status = sys::statfs_fd(fd);
-    if (!status) return "unknown";
-    const auto number = static_cast<uint64_t>(status->f_type) & 0xffff'ffffU;
-    const auto *hit = std::ranges::find(known, number, &Magic::number);
-    return hit != known.end() ? std::string(hit->name) : fmt::format("{:#x}", number);
-}
-
 Result<bool> has_d_type(int dir) {
     TRY(sys::make_dir(dir, "d_type", 0700));
     const UniqueFd probe = TRY(sys::open_dir(dir, "d_type"));

@@ -101,8 +101,6 @@ private:
     uint32_t base_;
 };
 
-/// Name of a file system by its statfs magic ("ext4"; "0x1234" when unknown).
-std::string file_system_name(int fd);
 /// Real directory entries have a type (getdents64 of a fresh file and directory below `dir`).
 Result<bool> has_d_type(int dir);
 /// In a user name space other than the first.

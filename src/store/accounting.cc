@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the space is. Rows are disjoint and sum up to what statfs calls used; what no row explains stands as such. Layers and
-// containers are walked (st_blocks, hard links once) unless the driver counts in O(1).
+// Where the space is. Rows are disjoint and sum up to what statfs calls used; what no row explains stands as such.
+// Layers and containers are walked (st_blocks, hard links once) unless the driver counts in O(1).
 #include <fmt/format.h>
 #include <sys/statfs.h>
 
@@ -22,7 +22,7 @@ struct Tally {
 /// Allocated bytes and inodes of one flat directory (itself included).
 Result<Tally> tally_flat(int dir) {
     Tally tally{static_cast<uint64_t>(TRY(sys::stat_at(dir, "")).st_blocks) * 512, 1};
-    for (const auto& entry : TRY(sys::list_dir(dir))) {
+    for (const auto &entry : TRY(sys::list_dir(dir))) {
         const auto info = TRY(sys::stat_if_exists(dir, entry.name.c_str()));
         if (!info) continue;
         tally.bytes += static_cast<uint64_t>(info->st_blocks) * 512;
@@ -39,13 +39,13 @@ Tally deleted_but_open(dev_t device) {
     if (!proc) return tally;
     const auto processes = sys::list_dir(proc->get());
     if (!processes) return tally;
-    for (const auto& process : *processes) {
+    for (const auto &process : *processes) {
         if (process.name[0] < '0' || process.name[0] > '9') continue;
         auto fds = sys::open_at(proc->get(), (process.name + "/fd").c_str(), O_RDONLY | O_DIRECTORY);
         if (!fds) continue; // gone, or not ours to see
         const auto entries = sys::list_dir(fds->get());
         if (!entries) continue;
-        for (const auto& entry : *entries) {
+        for (const auto &entry : *entries) {
             struct stat info{};
             if (fstatat(fds->get(), entry.name.c_str(), &info, 0) != 0 || info.st_dev != device || info.st_nlink != 0 ||
                 !S_ISREG(info.st_mode) || !seen.insert(info.st_ino).second)
@@ -64,6 +64,7 @@ Result<SpaceReport> Store::space() {
     report.root = options_.root;
     const auto fs = TRY(sys::statfs_fd(root_fd_.get()));
     const auto block = static_cast<uint64_t>(fs.f_frsize != 0 ? fs.f_frsize : fs.f_bsize);
+    report.file_system = sys::file_system_name(fs);
     report.fs_bytes = fs.f_blocks * block;
     report.fs_used = (fs.f_blocks - fs.f_bfree) * block;
     report.fs_available = fs.f_bavail * block;
@@ -73,7 +74,7 @@ Result<SpaceReport> Store::space() {
     Tally layers;
     std::unordered_map<LayerId, uint64_t> layer_bytes;
     std::unordered_set<LayerId> owned;
-    for (const auto& layer : TRY(list_layers())) {
+    for (const auto &layer : TRY(list_layers())) {
         const auto chain = TRY(chain_of(layer.id));
         owned.insert(layer.id);
         auto usage = driver_->usage(layer.id, std::span(chain).subspan(1));
@@ -83,7 +84,7 @@ Result<SpaceReport> Store::space() {
         layers.inodes += usage->inodes;
     }
     Tally containers;
-    for (const auto& container : TRY(list_containers())) {
+    for (const auto &container : TRY(list_containers())) {
         owned.insert(container.id);
         auto usage = driver_->usage(container.id, container.parents);
         if (!usage) continue;
@@ -110,14 +111,11 @@ Result<SpaceReport> Store::space() {
     const auto root = TRY(sys::stat_at(root_fd_.get(), ""));
     const Tally open_deleted = deleted_but_open(root.st_dev);
 
-    report.rows = {{"layers", layers.bytes, layers.inodes},
-                   {"containers", containers.bytes, containers.inodes},
-                   {"blobs", blobs.bytes, blobs.inodes},
-                   {"records and directories", records.bytes, records.inodes},
-                   {"trash", trashed.bytes, trashed.inodes},
-                   {"orphans (shale gc)", orphans.bytes, orphans.inodes}};
+    report.rows = {{"layers", layers.bytes, layers.inodes},  {"containers", containers.bytes, containers.inodes},
+                   {"blobs", blobs.bytes, blobs.inodes},     {"records and directories", records.bytes, records.inodes},
+                   {"trash", trashed.bytes, trashed.inodes}, {"orphans (shale gc)", orphans.bytes, orphans.inodes}};
     Tally sum;
-    for (const auto& row : report.rows) {
+    for (const auto &row : report.rows) {
         sum.bytes += row.bytes;
         sum.inodes += row.inodes;
     }
@@ -131,10 +129,10 @@ Result<SpaceReport> Store::space() {
                            report.fs_used > sum.bytes ? report.fs_used - sum.bytes : 0,
                            report.fs_inodes_used > sum.inodes ? report.fs_inodes_used - sum.inodes : 0});
 
-    for (const auto& image : TRY(list_images())) {
+    for (const auto &image : TRY(list_images())) {
         SpaceReport::ImageRow row;
         row.name = image.names.empty() ? image.manifest.text().substr(0, 19) : image.names.front();
-        for (const auto& layer : image.layers) {
+        for (const auto &layer : image.layers) {
             const uint64_t bytes = layer_bytes[layer.id];
             row.bytes += bytes;
             (layer.images <= 1 ? row.exclusive : row.shared) += bytes;

@@ -2,6 +2,7 @@
 #include "sys/fs.h"
 
 #include <dirent.h>
+#include <fmt/format.h>
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -310,6 +311,25 @@ Result<struct statfs> statfs_fd(int fd) {
     if (invoke(Op::stat, fd, nullptr, [&] { return ::fstatfs(fd, &out); }) < 0)
         return failed("stat file system of", fd, nullptr);
     return out;
+}
+
+std::string file_system_name(const struct statfs &status) {
+    struct Magic {
+        uint64_t number;
+        std::string_view name;
+    };
+    // statfs(2), linux/magic.h
+    static constexpr std::array known{
+        Magic{0xEF53, "ext4"},         Magic{0x58465342, "xfs"},     Magic{0x9123683E, "btrfs"},
+        Magic{0x01021994, "tmpfs"},    Magic{0x794C7630, "overlay"}, Magic{0x2FC12FC1, "zfs"},
+        Magic{0xF2F52010, "f2fs"},     Magic{0x6969, "nfs"},         Magic{0x65735546, "fuse"},
+        Magic{0xCA451A4E, "bcachefs"}, Magic{0xE0F5E1E2, "erofs"},   Magic{0x73717368, "squashfs"},
+        Magic{0x01021997, "9p"},       Magic{0xFF534D42, "cifs"},    Magic{0x00C36400, "ceph"},
+        Magic{0x4d44, "vfat"},         Magic{0x2011BAB0, "exfat"},   Magic{0x7366746e, "ntfs"},
+    };
+    const auto number = static_cast<uint64_t>(status.f_type) & 0xffff'ffffU;
+    const auto *hit = std::ranges::find(known, number, &Magic::number);
+    return hit != known.end() ? std::string(hit->name) : fmt::format("{:#x}", number);
 }
 
 Result<std::string> read_link(int dir, const char *name) {

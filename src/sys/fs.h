@@ -23,11 +23,11 @@
 namespace shale::sys {
 
 /// openat(2) with O_CLOEXEC|O_NOFOLLOW added. `dir` may be AT_FDCWD.
-Result<UniqueFd> open_at(int dir, const char* name, int flags, mode_t mode = 0);
+Result<UniqueFd> open_at(int dir, const char *name, int flags, mode_t mode = 0);
 /// openat2(2): `resolve` = RESOLVE_* bits. Fails with ENOSYS before Linux 5.6.
-Result<UniqueFd> open_at2(int dir, const char* name, int flags, uint64_t resolve, mode_t mode = 0);
+Result<UniqueFd> open_at2(int dir, const char *name, int flags, uint64_t resolve, mode_t mode = 0);
 /// A directory, O_RDONLY|O_DIRECTORY, last component not followed.
-Result<UniqueFd> open_dir(int dir, const char* name);
+Result<UniqueFd> open_dir(int dir, const char *name);
 /// mkdirs "a/b/c" below `dir` as far as missing (0700 for new ones unless `mode`), each component without
 /// following symlinks, and opens the last.
 Result<UniqueFd> make_dirs(int dir, std::string_view path, mode_t mode = 0700);
@@ -37,34 +37,36 @@ Result<size_t> pread_some(int fd, std::span<std::byte> out, uint64_t offset); //
 Status write_all(int fd, std::span<const std::byte> data);
 Status pwrite_all(int fd, std::span<const std::byte> data, uint64_t offset);
 /// Whole small file; more than `limit` bytes is ResourceExhausted (hostile input stays bounded).
-Result<std::string> read_file(int dir, const char* name, size_t limit);
+Result<std::string> read_file(int dir, const char *name, size_t limit);
 /// Writes NAME.tmp-PID-N, fsyncs it, renames it over `name`, fsyncs `dir`.
-Status write_file_durably(int dir, const char* name, std::string_view data, mode_t mode = 0600);
+Status write_file_durably(int dir, const char *name, std::string_view data, mode_t mode = 0600);
 
-Status make_dir(int dir, const char* name, mode_t mode);
-Status make_node(int dir, const char* name, mode_t mode, dev_t device);
-Status make_symlink(std::string_view target, int dir, const char* name);
-Status make_link(int from_dir, const char* from, int to_dir, const char* to);
-Status unlink_at(int dir, const char* name, int flags = 0); ///< flags: AT_REMOVEDIR
+Status make_dir(int dir, const char *name, mode_t mode);
+Status make_node(int dir, const char *name, mode_t mode, dev_t device);
+Status make_symlink(std::string_view target, int dir, const char *name);
+Status make_link(int from_dir, const char *from, int to_dir, const char *to);
+Status unlink_at(int dir, const char *name, int flags = 0); ///< flags: AT_REMOVEDIR
 /// renameat2(2); flags RENAME_NOREPLACE, RENAME_EXCHANGE.
-Status rename_at(int from_dir, const char* from, int to_dir, const char* to, unsigned flags = 0);
+Status rename_at(int from_dir, const char *from, int to_dir, const char *to, unsigned flags = 0);
 
 /// fchownat with AT_SYMLINK_NOFOLLOW; name "" = the descriptor itself.
-Status chown_at(int dir, const char* name, uid_t uid, gid_t gid);
+Status chown_at(int dir, const char *name, uid_t uid, gid_t gid);
 Status chmod_fd(int fd, mode_t mode);
 /// chmod of a name that is known not to be a symlink.
-Status chmod_at(int dir, const char* name, mode_t mode);
+Status chmod_at(int dir, const char *name, mode_t mode);
 /// Sets mtime (and atime) with nanoseconds; name "" = the descriptor itself; symlinks are not followed.
-Status set_times(int dir, const char* name, const timespec& atime, const timespec& mtime);
+Status set_times(int dir, const char *name, const timespec &atime, const timespec &mtime);
 Status truncate_fd(int fd, uint64_t size);
 
 /// fstatat with AT_SYMLINK_NOFOLLOW; name "" = the descriptor itself.
-Result<struct stat> stat_at(int dir, const char* name);
+Result<struct stat> stat_at(int dir, const char *name);
 /// As stat_at; a missing name is nullopt, not an error.
-Result<std::optional<struct stat>> stat_if_exists(int dir, const char* name);
+Result<std::optional<struct stat>> stat_if_exists(int dir, const char *name);
 Result<struct statfs> statfs_fd(int fd);
+/// Name of a file system by its statfs magic: "ext4" (ext2 and ext3 share the number); "0x1234" when unknown.
+std::string file_system_name(const struct statfs &status);
 /// Target of a symlink, at most 65,536 bytes.
-Result<std::string> read_link(int dir, const char* name);
+Result<std::string> read_link(int dir, const char *name);
 
 struct DirEntry {
     std::string name;
@@ -75,12 +77,12 @@ struct DirEntry {
 Result<std::vector<DirEntry>> list_dir(int dir, size_t limit = 10'000'000);
 
 /// Extended attributes of an open descriptor; for a name use the /proc/self/fd form inside.
-Result<std::vector<std::string>> list_xattrs(int dir, const char* name);
-Result<std::optional<std::string>> get_xattr(int dir, const char* name, const char* key);
-Status set_xattr(int dir, const char* name, const char* key, std::string_view value);
-Status remove_xattr(int dir, const char* name, const char* key);
+Result<std::vector<std::string>> list_xattrs(int dir, const char *name);
+Result<std::optional<std::string>> get_xattr(int dir, const char *name, const char *key);
+Status set_xattr(int dir, const char *name, const char *key, std::string_view value);
+Status remove_xattr(int dir, const char *name, const char *key);
 /// The same on a descriptor that was opened for reading or writing (no O_PATH): the fast path.
-Status set_xattr_fd(int fd, const char* key, std::string_view value);
+Status set_xattr_fd(int fd, const char *key, std::string_view value);
 
 Status fsync_fd(int fd);
 Status syncfs_fd(int fd);
@@ -93,11 +95,11 @@ Result<CopyMethod> copy_file_data(int from, int to, uint64_t length);
 
 /// Removes a tree below `dir` (never crossing a mount point, never following a symlink); missing is fine.
 /// Iterative, constant number of descriptors. `on_entry` is called once an entry removed (may be empty).
-Status remove_tree(int dir, const char* name, const std::function<void()>& on_entry = {});
+Status remove_tree(int dir, const char *name, const std::function<void()> &on_entry = {});
 
 /// Open-file-description byte-range lock (fcntl F_OFD_SETLK[W]); released when `fd` closes.
 enum class LockMode : uint8_t { shared, exclusive };
-Status lock_range(int fd, uint64_t offset, uint64_t length, LockMode mode);       ///< waits
+Status lock_range(int fd, uint64_t offset, uint64_t length, LockMode mode);           ///< waits
 Result<bool> try_lock_range(int fd, uint64_t offset, uint64_t length, LockMode mode); ///< false = held
 Status unlock_range(int fd, uint64_t offset, uint64_t length);
 

@@ -199,7 +199,7 @@ Result<ProbeReport> Overlay2::probe() {
         return out;
     }
     const int dir = scratch->dir.get();
-    const std::string backing = file_system_name(dir);
+    const std::string backing = sys::file_system_name(TRY(sys::statfs_fd(dir)));
     fact("backing file system", backing, "statfs");
     const bool typed = TRY(has_d_type(dir));
     fact("d_type", typed ? "yes" : "no",

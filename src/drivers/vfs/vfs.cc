@@ -217,7 +217,7 @@ Result<ProbeReport> Vfs::probe() {
         return out;
     }
     const int dir = scratch->dir.get();
-    fact("backing file system", file_system_name(dir), "statfs");
+    fact("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
     fact("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
     {
         const UniqueFd from = TRY(sys::open_at(dir, "from", O_RDWR | O_CREAT | O_EXCL, 0600));
