@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stream codecs of layer blobs: gzip (ISA-L), zstd, plain. Memory bounded: window of zstd <= 128 MiB is refused above
-// `max_window_log`; multi-member gzip and zstd frames (skippable too) are read to the end; trailing garbage is an error.
+// Stream codecs of layer blobs: gzip (ISA-L), zstd, plain. Memory bounded: a zstd window over 2^`max_window_log` bytes
+// is refused; multi-member gzip and zstd frames (skippable too) are read to the end; trailing garbage is an error.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,11 @@ public:
     /// Called once at the end of input: an unfinished stream is DataLoss.
     virtual Status finish() = 0;
 };
-Result<std::unique_ptr<Decoder>> make_decoder(Compression compression, unsigned max_window_log = 25);
+/// The largest zstd window that is taken, the same wherever a layer is read, so that what exports also unpacks: zstd's
+/// own default limit (ZSTD_WINDOWLOG_LIMIT_DEFAULT), the window of `zstd --ultra -22`. The decoder of a frame that asks
+/// for it holds 128 MiB; usual levels ask for at most 8 MiB.
+constexpr unsigned default_window_log = 27;
+Result<std::unique_ptr<Decoder>> make_decoder(Compression compression, unsigned max_window_log = default_window_log);
 
 /// Compressor for layers that shale makes itself (commit). Deterministic for a given level.
 class Encoder {
@@ -42,7 +46,7 @@ public:
     virtual Status write(std::span<const std::byte> in) = 0;
     virtual Status finish() = 0;
 };
-Result<std::unique_ptr<Encoder>>
-make_encoder(Compression compression, std::move_only_function<Status(std::span<const std::byte>)> sink);
+Result<std::unique_ptr<Encoder>> make_encoder(Compression compression,
+                                              std::move_only_function<Status(std::span<const std::byte>)> sink);
 
 } // namespace shale::archive

@@ -90,7 +90,7 @@ Status decode_blocks(const archive::BlockSource &source, archive::Compression co
             TRY(sink(block));
         }
     }
-    auto decoder = TRY(archive::make_decoder(compression, 27));
+    auto decoder = TRY(archive::make_decoder(compression));
     std::vector<std::byte> out(block_bytes);
     while (true) {
         std::span<const std::byte> in = TRY(source());
