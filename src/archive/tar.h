@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -29,12 +30,12 @@ struct SparseRange {
 /// One tar member, as the archive states it (nothing cleaned, nothing trusted).
 struct Entry {
     EntryType type = EntryType::file;
-    std::string path; ///< bytes, no NUL; directories may end in '/'
-    std::string link; ///< target of a hard link or symlink
-    uint32_t mode = 0;       ///< permission bits incl. 07000; higher bits of the header are dropped
+    std::string path;  ///< bytes, no NUL; directories may end in '/'
+    std::string link;  ///< target of a hard link or symlink
+    uint32_t mode = 0; ///< permission bits incl. 07000; higher bits of the header are dropped
     uint64_t uid = 0, gid = 0;
-    uint64_t size = 0;       ///< logical size of a file (sparse: the real size); 0 for all else
-    uint64_t stored = 0;     ///< bytes of data in the archive
+    uint64_t size = 0;   ///< logical size of a file (sparse: the real size); 0 for all else
+    uint64_t stored = 0; ///< bytes of data in the archive
     int64_t mtime_s = 0;
     uint32_t mtime_ns = 0;
     uint32_t dev_major = 0, dev_minor = 0;
@@ -46,10 +47,10 @@ struct Entry {
 /// Bounds on what one archive may ask for; each is an option of the command line.
 struct TarLimits {
     uint64_t entries = 10'000'000;
-    uint64_t total_bytes = uint64_t{1} << 40U;  ///< logical bytes of files, sum (1 TiB)
-    uint64_t file_bytes = uint64_t{1} << 40U;   ///< of one file
-    size_t header_bytes = size_t{1} << 20U;     ///< one PAX header or GNU long name (1 MiB)
-    size_t path_bytes = 4095;                   ///< PATH_MAX - 1; one component: NAME_MAX 255
+    uint64_t total_bytes = uint64_t{1} << 40U; ///< logical bytes of files, sum (1 TiB)
+    uint64_t file_bytes = uint64_t{1} << 40U;  ///< of one file
+    size_t header_bytes = size_t{1} << 20U;    ///< one PAX header or GNU long name (1 MiB)
+    size_t path_bytes = 4095;                  ///< PATH_MAX - 1; one component: NAME_MAX 255
     size_t sparse_ranges = 65'536;
 };
 
@@ -60,10 +61,10 @@ using BlockSource = std::function<Result<std::span<const std::byte>>()>;
 /// what is not taken is skipped by the following next(). Memory: one header, bounded by TarLimits.
 class TarReader {
 public:
-    TarReader(BlockSource source, const TarLimits& limits);
+    TarReader(BlockSource source, const TarLimits &limits);
     /// false: end of archive (two zero blocks, or a clean end of the source). InvalidArgument: malformed, with the
     /// byte offset; ResourceExhausted: over a limit, which is named.
-    Result<bool> next(Entry& out);
+    Result<bool> next(Entry &out);
     Result<std::span<const std::byte>> data();
     /// Reads the source to its end (padding after the last entry counts for the diff id).
     Status drain();
@@ -76,26 +77,27 @@ private:
     Result<size_t> fill();
     /// The next `wanted` bytes, contiguous; fewer only at the end of the source.
     Result<std::span<const std::byte>> take(size_t wanted);
-    Result<std::string> take_string(uint64_t size, const char* what);
+    Result<std::string> take_string(uint64_t size, const char *what);
     Status skip(uint64_t bytes);
-    Result<bool> read_header(Header& out);
-    Status read_extended(const Header& header, Extended& extended);
-    Status finish_entry(const Header& header, Extended& extended, Entry& out);
-    Status read_old_sparse(const Header& header, Entry& out);
-    Status read_sparse_map(Entry& out);
-    Status check_sparse(const Entry& entry);
-    Status check_limits(const Entry& entry);
+    Result<bool> read_header(Header &out);
+    Status read_extended(const Header &header, Extended &extended);
+    Status finish_entry(const Header &header, Extended &extended, Entry &out);
+    Status read_old_sparse(const Header &header, Entry &out);
+    Status read_sparse_list(std::string_view map, Entry &out);
+    Status read_sparse_map(Entry &out);
+    Status check_sparse(const Entry &entry);
+    Status check_limits(const Entry &entry);
     [[nodiscard]] std::unexpected<Error> malformed(std::string what) const;
 
     BlockSource source_;
     TarLimits limits_;
     std::span<const std::byte> block_{};
-    std::vector<std::byte> carry_;   ///< for a header that straddles two blocks
+    std::vector<std::byte> carry_; ///< for a header that straddles two blocks
     uint64_t consumed_ = 0;
-    uint64_t entry_left_ = 0;        ///< stored bytes of the current entry not yet handed out
+    uint64_t entry_left_ = 0; ///< stored bytes of the current entry not yet handed out
     uint64_t padding_ = 0;
     uint64_t entries_ = 0, total_bytes_ = 0;
-    uint64_t header_at_ = 0;         ///< offset of the header being read, for messages
+    uint64_t header_at_ = 0; ///< offset of the header being read, for messages
     bool source_ended_ = false;
     bool at_end_ = false;
     std::optional<uint64_t> global_uid_, global_gid_;
@@ -110,7 +112,7 @@ using Sink = std::function<Status(std::span<const std::byte>)>;
 class TarWriter {
 public:
     explicit TarWriter(Sink sink);
-    Status add(const Entry& entry);              ///< header; then exactly entry.size bytes by data()
+    Status add(const Entry &entry); ///< header; then exactly entry.size bytes by data()
     Status data(std::span<const std::byte> bytes);
     Status finish();
 

@@ -10,34 +10,45 @@
 #include <cstring>
 #include <limits>
 
-#include "archive/tar.h"
+#include "archive/tar_internal.h"
 
 namespace shale::archive {
 namespace {
 
-constexpr size_t block_size = 512;
-constexpr uint64_t max_size = static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) - block_size;
-
 uint64_t padding_of(uint64_t size) {
     return (block_size - size % block_size) % block_size;
-}
-
-std::string_view text_of(std::span<const std::byte> bytes) {
-    return {reinterpret_cast<const char *>(bytes.data()), bytes.size()};
 }
 
 std::string_view until_nul(std::string_view text) {
     return text.substr(0, text.find('\0'));
 }
 
-template <class T> std::optional<T> parse_decimal(std::string_view text) {
-    T value{};
-    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-    return value;
+/// "[-]seconds[.fraction]"; digits past nanoseconds are cut.
+std::optional<std::pair<int64_t, uint32_t>> parse_time(std::string_view text) {
+    const size_t dot = text.find('.');
+    const std::string_view whole = text.substr(0, dot);
+    if (whole.empty()) return std::nullopt;
+    auto seconds = parse_decimal<int64_t>(whole);
+    if (!seconds) return std::nullopt;
+    uint32_t nanoseconds = 0;
+    if (dot != std::string_view::npos) {
+        std::string_view fraction = text.substr(dot + 1);
+        if (!std::ranges::all_of(fraction, [](char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
+        uint32_t unit = 100'000'000;
+        for (char c : fraction.substr(0, 9)) {
+            nanoseconds += unit * static_cast<uint32_t>(c - '0');
+            unit /= 10;
+        }
+    }
+    if (text.front() == '-' && nanoseconds != 0) {
+        if (*seconds == std::numeric_limits<int64_t>::min()) return std::nullopt;
+        return std::pair{*seconds - 1, 1'000'000'000 - nanoseconds};
+    }
+    return std::pair{*seconds, nanoseconds};
 }
 
-/// A numeric field: octal, or two's complement base 256 when the first bit is set.
+} // namespace
+
 std::optional<int64_t> parse_number(std::string_view field) {
     if (field.empty()) return 0;
     const auto first = static_cast<uint8_t>(field.front());
@@ -68,42 +79,6 @@ std::optional<int64_t> parse_number(std::string_view field) {
     }
     return static_cast<int64_t>(value);
 }
-
-/// "[-]seconds[.fraction]"; digits past nanoseconds are cut.
-std::optional<std::pair<int64_t, uint32_t>> parse_time(std::string_view text) {
-    const size_t dot = text.find('.');
-    const std::string_view whole = text.substr(0, dot);
-    if (whole.empty()) return std::nullopt;
-    auto seconds = parse_decimal<int64_t>(whole);
-    if (!seconds) return std::nullopt;
-    uint32_t nanoseconds = 0;
-    if (dot != std::string_view::npos) {
-        std::string_view fraction = text.substr(dot + 1);
-        if (!std::ranges::all_of(fraction, [](char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
-        uint32_t unit = 100'000'000;
-        for (char c : fraction.substr(0, 9)) {
-            nanoseconds += unit * static_cast<uint32_t>(c - '0');
-            unit /= 10;
-        }
-    }
-    if (text.front() == '-' && nanoseconds != 0) {
-        if (*seconds == std::numeric_limits<int64_t>::min()) return std::nullopt;
-        return std::pair{*seconds - 1, 1'000'000'000 - nanoseconds};
-    }
-    return std::pair{*seconds, nanoseconds};
-}
-
-} // namespace
-
-struct TarReader::Header {
-    std::array<char, block_size> raw{};
-    char type = 0;
-    uint64_t size = 0;
-
-    [[nodiscard]] std::string_view field(size_t at, size_t length) const {
-        return std::string_view(raw.data(), raw.size()).substr(at, length);
-    }
-};
 
 struct TarReader::Extended {
     std::optional<std::string> path, link, long_path, long_link, sparse_name;
@@ -492,112 +467,13 @@ Status TarReader::finish_entry(const Header &header, Extended &extended, Entry &
             if (!extended.sparse_size) return malformed("sparse file without its real size");
             out.is_sparse = true;
             out.size = *extended.sparse_size;
-            std::vector<uint64_t> numbers;
-            for (std::string_view map = extended.sparse_map; !map.empty();) {
-                const size_t comma = map.find(',');
-                const auto number = parse_decimal<uint64_t>(map.substr(0, comma));
-                if (!number) return malformed("sparse map is not a list of numbers");
-                numbers.push_back(*number);
-                if (numbers.size() / 2 > limits_.sparse_ranges) return check_sparse(out);
-                map.remove_prefix(comma == std::string_view::npos ? map.size() : comma + 1);
-            }
-            if (numbers.size() % 2 != 0) return malformed("sparse map with an odd count of numbers");
-            for (size_t i = 0; i < numbers.size(); i += 2)
-                out.sparse.push_back({numbers[i], numbers[i + 1]});
+            TRY(read_sparse_list(extended.sparse_map, out));
         } else if (!extended.sparse_major.empty()) {
             return malformed("unknown version of a PAX sparse file");
         }
         TRY(check_sparse(out));
     }
     return check_limits(out);
-}
-
-Status TarReader::read_old_sparse(const Header &header, Entry &out) {
-    out.is_sparse = true;
-    const auto real = parse_number(header.field(483, 12));
-    if (!real || *real < 0) return malformed("real size of a sparse file");
-    out.size = static_cast<uint64_t>(*real);
-    const auto add = [&](std::string_view fields, size_t count) -> Status {
-        for (size_t i = 0; i < count; ++i) {
-            const std::string_view pair = fields.substr(i * 24, 24);
-            if (pair[0] == 0 && pair[12] == 0) break;
-            const auto offset = parse_number(pair.substr(0, 12));
-            const auto length = parse_number(pair.substr(12, 12));
-            if (!offset || !length || *offset < 0 || *length < 0) return malformed("range of a sparse file");
-            out.sparse.push_back({static_cast<uint64_t>(*offset), static_cast<uint64_t>(*length)});
-        }
-        return {};
-    };
-    TRY(add(header.field(386, 96), 4));
-    for (bool more = header.raw[482] != 0; more;) {
-        const auto bytes = TRY(take(block_size));
-        if (bytes.size() < block_size) return malformed("truncated sparse header");
-        const std::string_view text = text_of(bytes);
-        TRY(add(text, 21));
-        more = text[504] != 0;
-        // The count bounds memory, and with it a chain of empty blocks costs nothing but the input.
-        if (out.sparse.size() > limits_.sparse_ranges) break;
-    }
-    return {};
-}
-
-/// PAX sparse 1.0: the map is the first part of the data, decimal lines filled up to whole blocks.
-Status TarReader::read_sparse_map(Entry &out) {
-    out.is_sparse = true;
-    std::array<char, block_size> block{};
-    size_t at = block_size;
-    const auto number = [&]() -> Result<uint64_t> {
-        std::array<char, 20> digits{};
-        for (size_t count = 0;;) {
-            if (at == block_size) {
-                if (entry_left_ < block_size) return malformed("truncated sparse map");
-                const auto bytes = TRY(take(block_size));
-                if (bytes.size() < block_size) return malformed("truncated sparse map");
-                std::memcpy(block.data(), bytes.data(), block_size);
-                entry_left_ -= block_size;
-                at = 0;
-            }
-            const char c = block[at++];
-            if (c == '\n') {
-                const auto value = parse_decimal<uint64_t>({digits.data(), count});
-                if (!value) return malformed("sparse map is not a list of numbers");
-                return *value;
-            }
-            if (count == digits.size()) return malformed("sparse map is not a list of numbers");
-            digits[count++] = c;
-        }
-    };
-    const uint64_t count = TRY(number());
-    if (count > limits_.sparse_ranges)
-        return fail(Errc::ResourceExhausted, fmt::format("tar: sparse file with {} ranges at byte {}, over the limit "
-                                                         "of {}",
-                                                         count, header_at_, limits_.sparse_ranges));
-    for (uint64_t i = 0; i < count; ++i) {
-        const uint64_t offset = TRY(number());
-        out.sparse.push_back({offset, TRY(number())});
-    }
-    out.stored = entry_left_;
-    return {};
-}
-
-Status TarReader::check_sparse(const Entry &entry) {
-    if (!entry.is_sparse) return {};
-    if (entry.sparse.size() > limits_.sparse_ranges)
-        return fail(Errc::ResourceExhausted, fmt::format("tar: sparse file at byte {} with more ranges than the limit "
-                                                         "of {}",
-                                                         header_at_, limits_.sparse_ranges));
-    if (entry.size > max_size) return malformed("real size of a sparse file is too large");
-    uint64_t end = 0;
-    uint64_t sum = 0;
-    for (const auto &range : entry.sparse) {
-        if (range.offset < end || range.offset > entry.size || range.length > entry.size - range.offset)
-            return malformed("sparse ranges overlap, are not in order or pass the end of the file");
-        end = range.offset + range.length;
-        sum += range.length;
-    }
-    if (sum != entry.stored)
-        return malformed(fmt::format("sparse ranges hold {} bytes, the archive {}", sum, entry.stored));
-    return {};
 }
 
 Status TarReader::check_limits(const Entry &entry) {
