@@ -86,6 +86,7 @@ private:
     Status read_sparse_list(std::string_view map, Entry &out);
     Status read_sparse_map(Entry &out);
     Status check_sparse(const Entry &entry);
+    [[nodiscard]] std::unexpected<Error> too_many_ranges() const;
     Status check_limits(const Entry &entry);
     [[nodiscard]] std::unexpected<Error> malformed(std::string what) const;
 

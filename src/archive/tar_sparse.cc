@@ -10,6 +10,12 @@
 
 namespace shale::archive {
 
+std::unexpected<Error> TarReader::too_many_ranges() const {
+    return fail(Errc::ResourceExhausted,
+                fmt::format("tar: sparse file at byte {} with more ranges than the limit of {}", header_at_,
+                            limits_.sparse_ranges));
+}
+
 Status TarReader::read_old_sparse(const Header &header, Entry &out) {
     out.is_sparse = true;
     const auto real = parse_number(header.field(483, 12));
@@ -47,7 +53,7 @@ Status TarReader::read_sparse_list(std::string_view map, Entry &out) {
         const auto number = parse_decimal<uint64_t>(map.substr(0, comma));
         if (!number) return malformed("sparse map is not a list of numbers");
         numbers.push_back(*number);
-        if (numbers.size() / 2 > limits_.sparse_ranges) return check_sparse(out);
+        if (numbers.size() / 2 > limits_.sparse_ranges) return too_many_ranges();
         map.remove_prefix(comma == std::string_view::npos ? map.size() : comma + 1);
     }
     if (numbers.size() % 2 != 0) return malformed("sparse map with an odd count of numbers");
@@ -83,10 +89,7 @@ Status TarReader::read_sparse_map(Entry &out) {
         }
     };
     const uint64_t count = TRY(number());
-    if (count > limits_.sparse_ranges)
-        return fail(Errc::ResourceExhausted, fmt::format("tar: sparse file with {} ranges at byte {}, over the limit "
-                                                         "of {}",
-                                                         count, header_at_, limits_.sparse_ranges));
+    if (count > limits_.sparse_ranges) return too_many_ranges();
     for (uint64_t i = 0; i < count; ++i) {
         const uint64_t offset = TRY(number());
         out.sparse.push_back({offset, TRY(number())});
@@ -97,10 +100,7 @@ Status TarReader::read_sparse_map(Entry &out) {
 
 Status TarReader::check_sparse(const Entry &entry) {
     if (!entry.is_sparse) return {};
-    if (entry.sparse.size() > limits_.sparse_ranges)
-        return fail(Errc::ResourceExhausted, fmt::format("tar: sparse file at byte {} with more ranges than the limit "
-                                                         "of {}",
-                                                         header_at_, limits_.sparse_ranges));
+    if (entry.sparse.size() > limits_.sparse_ranges) return too_many_ranges();
     if (entry.size > max_size) return malformed("real size of a sparse file is too large");
     uint64_t end = 0;
     uint64_t sum = 0;
