@@ -69,6 +69,10 @@ public:
         hash_.update(out.first(got));
         if (job_.copy_fd >= 0) TRY(sys::write_all(job_.copy_fd, out.first(got)));
         done_ += got;
+        if (job_.copy_fd >= 0 && done_ - started_ >= writeback_bytes) {
+            sys::start_writeback(job_.copy_fd, started_, done_ - started_);
+            started_ = done_;
+        }
         if (job_.progress) job_.progress(done_);
         return got;
     }
@@ -76,8 +80,10 @@ public:
 
 private:
     const UnpackJob &job_;
+    /// The copy goes to disk while the rest is read, not all in the sync at the end.
+    static constexpr uint64_t writeback_bytes = uint64_t{8} << 20U;
     Sha256 hash_;
-    uint64_t done_ = 0;
+    uint64_t done_ = 0, started_ = 0;
 };
 
 Result<Compression> detect(const UnpackJob &job) {

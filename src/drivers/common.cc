@@ -118,6 +118,11 @@ Result<Driver::TrashUsage> LayerRoot::trash() const {
     for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
         ++out.layers;
         if (const auto id = parse_id(entry.name)) out.ids.push_back(*id);
+        const auto tree = sys::open_dir(opened->get(), entry.name.c_str());
+        const auto usage = tree ? walk_usage(tree->get()) : std::unexpected(tree.error());
+        if (!usage) continue; // a reaper is taking it just now
+        out.bytes += usage->bytes;
+        out.inodes += usage->inodes;
     }
     std::ranges::sort(out.ids);
     return out;
