@@ -90,6 +90,14 @@ Status LayerRoot::to_trash(const std::string &name, LayerId id) const {
     }
 }
 
+Status LayerRoot::exchange(LayerId fresh, LayerId old) const {
+    const std::string from = to_string(fresh);
+    const std::string to = to_string(old);
+    auto done = sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_EXCHANGE);
+    if (!done && is_missing(done.error())) return sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_NOREPLACE);
+    return done;
+}
+
 Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel) const {
     uint64_t removed = 0;
     const auto opened = sys::open_dir(fd(), trash_name);

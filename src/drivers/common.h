@@ -35,6 +35,8 @@ public:
 
     /// mkdir below ROOT with exactly this mode and owner (0:0 = leave).
     Status make(const char *name, mode_t mode, uid_t uid = 0, gid_t gid = 0) const;
+    /// Two layers' directories change places; a missing `old` just receives.
+    Status exchange(LayerId fresh, LayerId old) const;
     /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
     Status to_trash(const std::string &name, LayerId id) const;
     Result<uint64_t> reap(const std::atomic<bool> *cancel) const;

@@ -88,6 +88,9 @@ public:
     /// How to mount the layer: one or more specs for sys::mount_at, in order. Stable until seal or remove.
     virtual Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) = 0;
 
+    /// The two layers' data change places, atomically; a missing `old` just receives. For repair in place.
+    virtual Status exchange(LayerId fresh, LayerId old) = 0;
+
     /// O(1): the layer's data goes to the trash. Missing id = done. Safe in every state of the layer.
     virtual Status remove(LayerId id) = 0;
     /// Deletes what lies in the trash; returns entries removed. Any number may run at once, also in other processes.

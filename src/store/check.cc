@@ -110,13 +110,18 @@ Result<TreeComparison> Store::compare_layer(const LayerInfo& layer, drivers::Par
 }
 
 /// Unpacks the layer's blob anew beside the damaged one and swaps them; containers above see the good files after their next mount.
+/// The caller holds the gc byte exclusively.
 Status Store::reapply_layer(const LayerInfo& layer, drivers::Parents parents) {
     for (const auto& container : TRY(list_containers()))
         if (!container.mounted_at.empty() && std::ranges::find(container.parents, layer.id) != container.parents.end())
             return fail(Errc::FailedPrecondition, fmt::format("container {} uses it and is mounted; unmount it first", container.name));
     const auto blob = TRY(open_blob(layer.blob));
-    TRY(driver_->remove(layer.id));
-    auto staging = TRY(driver_->stage(layer.id));
+    // A layer of its own until it is whole and synced; only then the two change places. A crash at any point leaves one
+    // complete tree in place (or the damaged one), and the staging row tells the next open what to clear away.
+    LayerId fresh;
+    TRY(begin_layer(fresh, layer.parent));
+    const ScopeGuard clear([&] { abandon_layer(fresh); });
+    auto staging = TRY(driver_->stage(fresh));
     archive::UnpackJob job;
     job.blob_fd = blob.file->get();
     job.offset = blob.offset;
@@ -126,9 +131,10 @@ Status Store::reapply_layer(const LayerInfo& layer, drivers::Parents parents) {
     job.dest_dir = staging.dir.get();
     job.extract = extract_options(staging.whiteouts, options_.tar_limits);
     const auto unpacked = TRY(archive::unpack_layer(job));
-    TRY(driver_->apply(layer.id, parents, unpacked.extract));
-    const LayerId id = layer.id;
-    return driver_->sync(std::span(&id, 1));
+    TRY(driver_->apply(fresh, parents, unpacked.extract));
+    TRY(driver_->sync(std::span(&fresh, 1)));
+    TRY(driver_->exchange(fresh, layer.id));
+    return driver_->sync(std::span(&fresh, 1));
 }
 
 } // namespace shale::store

@@ -15,10 +15,9 @@ namespace shale::store {
 Result<CommitResult> Store::commit_container(const CommitRequest& request) {
     const std::string name = TRY(oci::normalize_reference(request.name));
     CommitResult out;
-    auto info = TRY(find_container(request.container));
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
-    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    const auto info = TRY(hold_container(locks, request.container));
 
     std::string tmp_name;
     UniqueFd blob = TRY(new_blob(tmp_name));

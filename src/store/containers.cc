@@ -128,9 +128,19 @@ Result<ContainerInfo> Store::find_container(std::string_view reference) {
         return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
     auto found = read_container(row);
     found.info.parents = TRY(chain_of(found.parent));
-    const std::string at = found.target.empty() ? mount_point(found.info.id) : found.target;
-    if (sys::is_mount_point(at).value_or(false)) found.info.mounted_at = at;
+    for (const auto& at : {mount_point(found.info.id), found.target})
+        if (found.info.mounted_at.empty() && !at.empty() && sys::is_mount_point(at).value_or(false)) found.info.mounted_at = at;
     return found.info;
+}
+
+Result<ContainerInfo> Store::hold_container(LockHold& locks, std::string_view reference) {
+    const auto before = TRY(find_container(reference));
+    TRY(locks.add(Locks::container_offset(before.id), sys::LockMode::exclusive));
+    // What was read before the lock may be old: another process mounted, unmounted or removed it meanwhile.
+    auto info = TRY(find_container(reference));
+    if (info.id != before.id)
+        return fail(Errc::Aborted, fmt::format("container {} was replaced by another of that name just now; try again", reference));
+    return info;
 }
 
 Result<std::vector<ContainerInfo>> Store::list_containers() {
@@ -140,8 +150,8 @@ Result<std::vector<ContainerInfo>> Store::list_containers() {
     std::vector<ContainerInfo> containers;
     for (auto& row : rows) {
         row.info.parents = TRY(chain_of(row.parent));
-        const std::string at = row.target.empty() ? mount_point(row.info.id) : row.target;
-        if (sys::is_mount_point(at).value_or(false)) row.info.mounted_at = at;
+        for (const auto& at : {mount_point(row.info.id), row.target})
+            if (row.info.mounted_at.empty() && !at.empty() && sys::is_mount_point(at).value_or(false)) row.info.mounted_at = at;
         containers.push_back(std::move(row.info));
     }
     return containers;
@@ -152,9 +162,8 @@ Result<std::vector<sys::MountSpec>> Store::container_mounts(const ContainerInfo&
 }
 
 Result<std::string> Store::mount_container(std::string_view reference, const std::string& target) {
-    auto info = TRY(find_container(reference));
     auto locks = TRY(locks_->hold());
-    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    const auto info = TRY(hold_container(locks, reference));
     auto specs = TRY(container_mounts(info));
     // A driver whose layer is a plain directory needs no mount to be used.
     if (target.empty() && specs.size() == 1 && specs[0].type == "bind") return specs[0].source;
@@ -192,9 +201,8 @@ Result<std::string> Store::mount_container(std::string_view reference, const std
 }
 
 Status Store::unmount_container(std::string_view reference) {
-    auto info = TRY(find_container(reference));
     auto locks = TRY(locks_->hold());
-    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    const auto info = TRY(hold_container(locks, reference));
     const std::string own = mount_point(info.id);
     if (!info.mounted_at.empty()) {
         TRY(in_context(sys::unmount(info.mounted_at), [&] { return "unmount container " + info.name; }));
@@ -213,25 +221,27 @@ Status Store::unmount_container(std::string_view reference) {
 }
 
 Status Store::container_changes(std::string_view reference, const archive::ChangeSink& sink) {
-    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    const auto info = TRY(hold_container(locks, reference));
     return driver_->changes(info.id, info.parents, sink);
 }
 
 Result<drivers::Driver::DiffReport> Store::container_diff(std::string_view reference, const archive::Sink& sink) {
-    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    const auto info = TRY(hold_container(locks, reference));
     return driver_->diff(info.id, info.parents, sink);
 }
 
 Result<archive::PackReport> Store::export_container(std::string_view reference, const archive::Sink& sink) {
-    auto info = TRY(find_container(reference));
+    auto locks = TRY(locks_->hold());
+    const auto info = TRY(hold_container(locks, reference));
     auto view = TRY(driver_->open_view(info.id, info.parents));
     return archive::pack_tree(view.root.get(), {}, sink);
 }
 
 Status Store::remove_container(std::string_view reference, bool force) {
-    auto info = TRY(find_container(reference));
     auto locks = TRY(locks_->hold());
-    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    const auto info = TRY(hold_container(locks, reference));
     if (!info.mounted_at.empty()) {
         if (!force)
             return fail(Errc::FailedPrecondition,

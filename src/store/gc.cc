@@ -22,6 +22,7 @@ WITH RECURSIVE
  root(id) AS (
   SELECT layer FROM image_layers
   UNION SELECT parent FROM containers WHERE parent IS NOT NULL
+  UNION SELECT parent FROM layers WHERE state = 'staging' AND parent IS NOT NULL
   UNION SELECT CAST(substr(ref, 7) AS INTEGER) FROM refs WHERE ref LIKE 'layer:%'),
  keep(id) AS (SELECT id FROM root UNION SELECT l.parent FROM layers l JOIN keep k ON l.id = k.id WHERE l.parent IS NOT NULL)
 SELECT l.id, l.bytes, coalesce(l.chain_id, '') FROM layers l
@@ -59,6 +60,13 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         auto tx = TRY(records_->begin(Sync::synced));
         auto expired = TRY(tx.prepare("DELETE FROM leases WHERE expires_ns <> 0 AND expires_ns <= ?"));
         TRY(expired.bind(now_ns()).run());
+        // An image without a name is gone, unless a lease holds it: re-imports and tags move names away.
+        for (const std::string_view table : {"image_layers WHERE image", "images WHERE manifest"}) {
+            auto nameless = TRY(tx.prepare(fmt::format("DELETE FROM {} NOT IN (SELECT image FROM names UNION SELECT substr(ref, 7) "
+                                                       "FROM lease_refs WHERE ref LIKE 'image:%')",
+                                                       table)));
+            TRY(nameless.run());
+        }
         auto layer_rows = TRY(tx.prepare(keep_layers));
         layer_rows.bind(now_ns());
         while (TRY(layer_rows.step())) {
@@ -85,7 +93,7 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         }
         report.layers += layers.size();
         report.blobs += blobs.size();
-        if (!dry_run && (!layers.empty() || !blobs.empty())) TRY(tx.commit()); // else rolled back: nothing changed
+        if (!dry_run) TRY(tx.commit()); // else rolled back: nothing changed
     }
     if (!dry_run) {
         for (const LayerId id : layers) TRY(driver_->remove(id));

@@ -127,12 +127,6 @@ Result<Store::Removed> Store::remove_image(std::string_view reference, bool forc
             auto drop = TRY(tx.prepare("DELETE FROM names WHERE name = ?"));
             TRY(drop.bind(std::string_view(name)).run());
         }
-        if (removed.deleted) {
-            auto layers = TRY(tx.prepare("DELETE FROM image_layers WHERE image = ?"));
-            TRY(layers.bind(manifest).run());
-            auto drop = TRY(tx.prepare("DELETE FROM images WHERE manifest = ?"));
-            TRY(drop.bind(manifest).run());
-        }
         TRY(tx.commit());
     }
     GcReport report;

@@ -111,6 +111,9 @@ Status Import::make_plan(LockHold& locks) {
         }
         auto blob = TRY(store_.records_->prepare("SELECT 1 FROM blobs WHERE digest = ?"));
         step.need_blob = !TRY(blob.bind(layers[i].digest).step());
+        // A recorded blob that lost its file, or part of it, is written anew: importing again restores it.
+        const auto file = TRY(sys::stat_if_exists(store_.blobs_fd_.get(), layers[i].digest.hex().c_str()));
+        if (!file || static_cast<uint64_t>(file->st_size) != layers[i].size) step.need_blob = true;
         if (!step.existing || step.need_blob) queue_.push_back(i);
         else report(ProgressEvent::Kind::layer_shared, i, 0);
     }

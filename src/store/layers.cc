@@ -105,6 +105,8 @@ void Store::abandon_layer(LayerId id) noexcept {
 }
 
 Result<archive::PackReport> Store::export_layer(LayerId id, const archive::Sink& sink) {
+    auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     auto chain = TRY(chain_of(id));
     if (chain.empty()) return fail(Errc::NotFound, fmt::format("no layer {}", id.value));
     const std::span parents(chain.begin() + 1, chain.end());

@@ -220,19 +220,26 @@ Result<std::string> Records::meta(std::string_view key) {
     return TRY(statement.step()) ? statement.text(0) : std::string();
 }
 
-Result<bool> Records::first_open_after_boot() {
-    // Without a boot id (no /proc) every open counts as the first: slower, never wrong.
-    const std::string boot = sys::read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100).value_or("unknown");
-    if (boot != "unknown" && TRY(meta("boot")) == boot) return false;
+namespace {
+/// Without a boot id (no /proc) every open counts as the first: slower, never wrong.
+std::string boot_id() { return sys::read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100).value_or("unknown"); }
+} // namespace
+
+Result<bool> Records::boot_is_new() {
+    const std::string boot = boot_id();
+    return boot == "unknown" || TRY(meta("boot")) != boot;
+}
+
+Status Records::note_boot() {
+    const std::string boot = boot_id();
     auto tx = TRY(begin(Sync::synced));
     auto jump = TRY(tx.prepare("UPDATE meta SET value = (SELECT value FROM meta WHERE key='id_mark') WHERE key='next_id'"));
     TRY(jump.run());
     auto mark = TRY(tx.prepare("UPDATE meta SET value = value + ? WHERE key='id_mark'"));
     TRY(mark.bind(id_block).run());
     auto note = TRY(tx.prepare("UPDATE meta SET value = ? WHERE key='boot'"));
-    TRY(note.bind(boot).run());
-    TRY(tx.commit());
-    return true;
+    TRY(note.bind(std::string_view(boot)).run());
+    return tx.commit();
 }
 
 } // namespace shale::store

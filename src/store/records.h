@@ -95,8 +95,10 @@ public:
     Result<Statement> prepare(std::string_view sql);
 
     Result<std::string> meta(std::string_view key); ///< "" when absent
-    /// True once per boot and database: the first opener after a boot reconciles what relaxed transactions may have lost.
-    Result<bool> first_open_after_boot();
+    /// True until note_boot() of this boot: the first opener reconciles what relaxed transactions of the last one may have lost.
+    Result<bool> boot_is_new();
+    /// Ids go on from the durable mark; from now on this boot is not new.
+    Status note_boot();
 
 private:
     Records() = default;

@@ -111,6 +111,10 @@ Status Store::recover() {
     while (TRY(find.step())) unfinished.push_back({find.id(0), find.count(1), find.integer(2) != 0});
     for (const auto& row : unfinished) {
         if (TRY(locks_->session_alive(row.session))) continue;
+        // Its process may have committed and ended between the two reads; a dead one can no more, so this look is the last word.
+        auto still = TRY(records_->prepare(row.container ? "SELECT 1 FROM containers WHERE id = ? AND state <> 'ready'"
+                                                         : "SELECT 1 FROM layers WHERE id = ? AND state <> 'ready'"));
+        if (!TRY(still.bind(row.id).step())) continue;
         if (row.container) {
             TRY(undo_container(row.id));
         } else {
@@ -121,18 +125,25 @@ Status Store::recover() {
             TRY(tx.commit());
         }
     }
-    if (!TRY(records_->first_open_after_boot())) return {};
+    if (!TRY(records_->boot_is_new())) return {};
+    // First openers take turns, and the boot is noted last: a crash in between means that the next opener does this again.
+    auto turn = TRY(locks_->hold());
+    TRY(turn.add(Locks::open_offset, sys::LockMode::exclusive));
+    if (!TRY(records_->boot_is_new())) return {};
 
     // A lost boot may have kept a container's row and lost its directory, or the reverse: relaxed transactions and the file
     // system's journal are two orders. Its data is gone or in the trash either way: the row goes too.
+    // Rows before disk: a container made meanwhile is in neither list or on the disk.
+    std::vector<LayerId> recorded;
+    {
+        auto containers = TRY(records_->prepare("SELECT id FROM containers WHERE state = 'ready'"));
+        while (TRY(containers.step())) recorded.push_back(containers.id(0));
+    }
     std::unordered_set<LayerId> on_disk;
     for (const LayerId id : TRY(driver_->list())) on_disk.insert(id);
-    std::vector<LayerId> lost;
-    auto containers = TRY(records_->prepare("SELECT id FROM containers"));
-    while (TRY(containers.step()))
-        if (!on_disk.contains(containers.id(0))) lost.push_back(containers.id(0));
-    for (const LayerId id : lost) TRY(undo_container(id));
-    return {};
+    for (const LayerId id : recorded)
+        if (!on_disk.contains(id)) TRY(undo_container(id));
+    return records_->note_boot();
 }
 
 } // namespace shale::store

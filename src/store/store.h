@@ -38,6 +38,7 @@ namespace shale::store {
 
 class Records;
 class Locks;
+class LockHold;
 struct TreeComparison;
 
 enum class Durability : uint8_t { full, none };
@@ -242,6 +243,8 @@ private:
     void abandon_layer(LayerId id) noexcept;                        ///< undo of begin_layer, whatever was done since
     Status sync_all(std::span<const LayerId> layers);               ///< layers and blobs are on stable storage
     // containers.cc
+    /// Finds it and holds its byte; what is returned is true while `locks` lives.
+    Result<ContainerInfo> hold_container(LockHold& locks, std::string_view reference);
     Status undo_container(LayerId id);
     [[nodiscard]] std::string mount_point(LayerId id) const;
     // check.cc

@@ -60,6 +60,7 @@ public:
     Status seal(LayerId id, Parents parents) override;
     Status sync(std::span<const LayerId> ids) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
+    Status exchange(LayerId fresh, LayerId old) override { return root_.exchange(fresh, old); }
     Status remove(LayerId id) override { return root_.to_trash(to_string(id), id); }
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override { return root_.reap(cancel); }
     Result<TrashUsage> trash() override { return root_.trash(); }
