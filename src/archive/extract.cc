@@ -11,13 +11,13 @@
 #include <charconv>
 
 #include "archive/extract_internal.h"
+#include "archive/tree_walk.h"
 
 namespace shale::archive {
 namespace {
 
 constexpr uint64_t id_max = 0xffff'fffe; // (uid_t)-1 means "leave it" to chown
 constexpr size_t warnings_max = 100;
-constexpr std::string_view whiteout_prefix = ".wh.";
 
 /// The process's umask without changing it (which would be a race with other threads).
 mode_t read_umask() {
@@ -49,9 +49,8 @@ timespec time_of(const Entry &entry) {
     return out;
 }
 
-bool is_overlay_key(std::string_view key) {
-    return key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.");
-}
+/// Attributes that are the host's to give: overlay's own marks, labels and measurements of security modules.
+bool is_host_key(std::string_view key) { return !is_layer_xattr(key); }
 
 } // namespace
 
@@ -402,10 +401,10 @@ Status Extractor::hard_link(const Entry &entry) {
 
 Status Extractor::xattrs(const Entry &entry, int dir, const char *name) {
     for (const auto &[key, value] : entry.xattrs) {
-        if (is_overlay_key(key)) {
+        if (is_host_key(key)) {
             ++report_.skipped_xattrs;
             warn(
-                fmt::format("\"{}\": attribute {} would steer overlayfs, left out", escaped(entry.path), escaped(key)));
+                fmt::format("\"{}\": attribute {} is the host's to give, left out", escaped(entry.path), escaped(key)));
             continue;
         }
         const bool on_opened = *name == '\0';

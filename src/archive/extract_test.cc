@@ -173,6 +173,14 @@ TEST_F(Extract, NamesStayInside) {
             "256 bytes");
 }
 
+// A symlink whose target holds a whiteout's name must not make a directory that reads as a deletion (of ".." too) later on.
+TEST_F(Extract, SymlinkToWhiteoutNameIsRefused) {
+    for (const std::string target : {".wh...", ".wh..", ".wh.etc", ".wh..wh..opq", "a/.wh.../b"}) {
+        fresh();
+        refused(symlink("s", target) + file("s/x", "x"), "stands for a deletion");
+    }
+}
+
 TEST_F(Extract, SymlinkParentsAreScoped) {
     for (const std::string target : {"../host", "/host", "../../../../host", "/../host"}) {
         fresh();

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "archive/extract_internal.h"
+#include "archive/tree_walk.h"
 
 namespace shale::archive {
 namespace {
@@ -17,8 +18,6 @@ constexpr size_t name_max = 255;
 constexpr int max_symlinks = 40;          // as the kernel's
 constexpr size_t open_levels = 64;        // deeper parents are closed and opened again
 constexpr size_t booked_max = 256U << 20; // names of implied directories and deferred links
-constexpr const char *opaque_marker = ".wh..wh..opq";
-constexpr std::string_view whiteout_prefix = ".wh.";
 constexpr std::string_view aufs_prefix = ".wh..wh.";
 
 size_t hash_of(std::string_view name) {
@@ -158,6 +157,10 @@ Status Extractor::enter(std::span<const std::string_view> parents) {
 
 /// Goes down into `part`, or returns the target when it is a symlink.
 Result<std::optional<std::string>> Extractor::step_into(const std::string &part) {
+    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a name
+    // would read as a deletion, of ".." too, wherever the tree is walked.
+    if (part.starts_with(whiteout_prefix))
+        return fail(Errc::InvalidArgument, fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
     const int dir = TRY(open_level(stack_.size() - 1));
     const char *name = part.c_str();
     auto opened = sys::open_dir(dir, name);
@@ -335,7 +338,7 @@ Status Extractor::whiteout(const char *name) {
 
 Status Extractor::make_opaque(int dir) {
     if (options_.whiteouts == WhiteoutForm::oci_names) {
-        auto made = sys::open_at(dir, opaque_marker, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        auto made = sys::open_at(dir, opaque_marker.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
         if (!made) {
             if (made.error().sys_errno() == EEXIST) return {};
             return std::unexpected(std::move(made).error());

@@ -15,6 +15,10 @@
 namespace shale::archive {
 namespace {
 
+/// Extended attributes of one entry; a file system keeps far fewer (ext4: one block), and look-up is linear.
+constexpr size_t max_xattrs = 1024;
+
+
 uint64_t padding_of(uint64_t size) {
     return (block_size - size % block_size) % block_size;
 }
@@ -123,6 +127,7 @@ bool TarReader::Extended::apply(std::string_view key, std::string_view value, bo
         std::string_view name = key.substr(prefix.size());
         if (name.empty()) return false;
         auto known = std::ranges::find(xattrs, name, &std::pair<std::string, std::string>::first);
+        if (known == xattrs.end() && xattrs.size() >= max_xattrs) return false;
         if (known != xattrs.end())
             known->second = value;
         else

@@ -123,6 +123,8 @@ Result<UpperListing> list_upper(int dir, WhiteoutForm form, const OverlayMarks &
             if (item.raw.starts_with(whiteout_prefix)) {
                 item.whiteout = true;
                 item.name.erase(0, whiteout_prefix.size());
+                if (item.name.empty() || item.name == "." || item.name == "..")
+                    return fail(Errc::DataLoss, "a staged tree holds \"" + item.raw + "\", which no extraction makes");
             }
         } else {
             entry.name = item.raw;

@@ -167,7 +167,12 @@ public:
 
 private:
     void stage(Status (Pipeline::*work)()) {
-        if (auto done = (this->*work)(); !done) give_up(std::move(done).error());
+        // An exception (memory) must not leave the other stages waiting for this one.
+        try {
+            if (auto done = (this->*work)(); !done) give_up(std::move(done).error());
+        } catch (const std::exception &error) {
+            give_up(Error(Errc::ResourceExhausted, fmt::format("unpacking stopped: {}", error.what())));
+        }
     }
 
     /// The first error counts; everybody else wakes up and ends.

@@ -270,7 +270,7 @@ Status keeping_times(int dir, const std::function<Status()> &body) {
 
 Result<std::optional<UniqueFd>> find_below(int root, std::string_view path) {
     auto found = sys::open_at2(root, path.empty() ? "." : std::string(path).c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC,
-                               RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
+                               RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
     if (found) return std::optional(std::move(*found));
     const int error = found.error().sys_errno();
     if (error == ENOENT || error == ENOTDIR || error == ELOOP) return std::nullopt;
