@@ -229,7 +229,7 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------------ lifecycle
     def lifecycle(self, key, image, count):
-        program = pathlib.Path(self.options.shale).parent / "lifecycle"
+        program = pathlib.Path(self.options.shale).parent / "bench" / "lifecycle"
         if not program.exists():
             print(f"run.py: {program} is missing: run ./dev build bench", file=sys.stderr)
             return
