@@ -69,6 +69,8 @@ TEST(CommandLineTest, WrongLinesAreUsageErrors) {
                                                  {"image", "ls", "--frob"},
                                                  {"image", "import", "f", "--platform", "linux"},
                                                  {"image", "import", "f", "--dry-run"},
+                                                 {"container", "commit", "c", "n", "--dry-run"},
+                                                 {"check", "--repair", "--dry-run"},
                                                  {"image", "export", "a", "b", "--format", "zip"},
                                                  {"check", "--level", "deep"},
                                                  {"run"},

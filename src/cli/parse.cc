@@ -262,6 +262,12 @@ private:
         add(lease, "rm", "Remove leases", lease_rm_)->add_option("ID", lease_rm_.ids)->required();
     }
 
+    [[nodiscard]] bool has_dry_run() const {
+        const auto &verb = line_.verb;
+        return std::holds_alternative<ImageRmArgs>(verb) || std::holds_alternative<ContainerRmArgs>(verb) ||
+               std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb);
+    }
+
     /// What CLI11 cannot turn into its final type.
     Status convert() {
         for (const std::string &text : storage_opts_)
@@ -269,9 +275,9 @@ private:
         if (!max_layer_size_.empty())
             line_.globals.flags.max_layer_bytes =
                 TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
+        if (line_.globals.dry_run && !has_dry_run())
+            return fail(Errc::InvalidArgument, "this command has no --dry-run: that is for image rm, container rm, lease rm and gc");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
-            if (line_.globals.dry_run)
-                return fail(Errc::InvalidArgument, "image import has no --dry-run: that is for rm and gc");
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
                 return fail(Errc::InvalidArgument,

@@ -89,12 +89,13 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress& progress, boo
                 problem("container " + container.name, std::move(what), "see docs/operations.md");
         on_disk.erase(container.id);
     }
-    // Intents of live processes own directories too.
-    auto unfinished = TRY(records_->prepare("SELECT id FROM layers WHERE state <> 'ready' UNION "
-                                            "SELECT id FROM containers WHERE state <> 'ready'"));
-    while (TRY(unfinished.step())) on_disk.erase(unfinished.id(0));
-    for (const LayerId id : on_disk)
-        problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
+    // What is made just now owns a directory too: a layer by its intent, a container by its byte until its row is there.
+    for (const LayerId id : on_disk) {
+        auto owner = TRY(locks_->hold());
+        if (!TRY(owner.try_add(Locks::container_offset(id), sys::LockMode::shared))) continue;
+        auto row = TRY(records_->prepare("SELECT 1 FROM layers WHERE id = ?1 UNION ALL SELECT 1 FROM containers WHERE id = ?1"));
+        if (!TRY(row.bind(id).step())) problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
+    }
 
     for (const auto& image : TRY(list_images()))
         for (const auto& document : {image.manifest, image.config})

@@ -32,7 +32,7 @@ Result<CommitResult> Store::commit_container(const CommitRequest& request) {
         blob_bytes += bytes.size();
         return sys::write_all(blob.get(), bytes);
     }));
-    auto report = TRY(driver_->diff(info.id, info.parents, [&](std::span<const std::byte> bytes) -> Status {
+    auto report = TRY(stable_diff(info, [&](std::span<const std::byte> bytes) -> Status {
         diff_hash.update(bytes);
         return encoder->write(bytes);
     }));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Containers: a writable layer with a name. States: (none) -> creating -> ready -> (none).
-// create: row "creating" -> driver.create -> row "ready". remove: row deleted -> driver.remove (rename to trash).
-// A crash between leaves a "creating" row (undone by the next open) or a directory that no row names (taken by gc).
+// Containers: a writable layer with a name.
+// create: driver.create -> row. remove: row deleted -> driver.remove (rename to trash). One transaction each; a crash between the two
+// steps leaves a directory that no row names, which gc takes (an id is never given again, so nothing else can come to own it).
+// While a container is made its byte in ROOT/lock is held: that tells a directory still without a row from a left one.
 #include <fmt/format.h>
 #include <sys/mount.h>
 
@@ -18,7 +19,7 @@ namespace shale::store {
 namespace {
 
 constexpr std::string_view select_container =
-    "SELECT id, name, parent, image, image_name, target, quota_bytes, quota_inodes, created_ns FROM containers WHERE state = 'ready'";
+    "SELECT id, name, parent, image, image_name, target, quota_bytes, quota_inodes, created_ns FROM containers";
 
 /// Docker's rule for container names: [a-zA-Z0-9][a-zA-Z0-9_.-]*; bounded here to 128 bytes.
 Status check_name(std::string_view name) {
@@ -31,13 +32,16 @@ Status check_name(std::string_view name) {
                             name.substr(0, 150)));
 }
 
-struct Row {
+} // namespace
+
+/// A row of `containers` as it stands there.
+struct Store::Row {
     ContainerInfo info;
     std::optional<LayerId> parent;
-    std::string target;
+    std::string target; ///< where it was last mounted by hand; says nothing about now
 };
 
-Row read_container(const Statement& row) {
+Store::Row Store::read_container(const Statement& row) {
     Row out;
     out.info.id = row.id(0);
     out.info.name = row.text(1);
@@ -49,8 +53,6 @@ Row read_container(const Statement& row) {
     out.info.created_ns = row.integer(8);
     return out;
 }
-
-} // namespace
 
 std::string Store::mount_point(LayerId id) const { return fmt::format("{}/mnt/{}", options_.root, id.value); }
 
@@ -65,41 +67,37 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
 
     ContainerInfo info;
-    std::optional<LayerId> parent;
     if (!image.empty()) { // an empty reference: a container with nothing below it
         info.image = TRY(resolve_image(image));
         info.image_name = image;
-        auto top = TRY(records_->prepare("SELECT layer FROM image_layers WHERE image = ? ORDER BY position DESC LIMIT 1"));
-        if (TRY(top.bind(*info.image).step())) parent = top.id(0);
+        auto layers = TRY(records_->prepare("SELECT layer FROM image_layers WHERE image = ? ORDER BY position DESC"));
+        layers.bind(*info.image);
+        while (TRY(layers.step())) info.parents.push_back(layers.id(0));
     }
-    info.parents = TRY(chain_of(parent));
     if (info.parents.size() + 1 > driver_->max_depth())
         return fail(Errc::FailedPrecondition, fmt::format("image {} has {} layers; driver {} can stack {} with a container's own",
                                                           image, info.parents.size(), driver_->name(), driver_->max_depth()));
     info.quota = quota;
     info.created_ns = now_ns();
-    {
-        auto tx = TRY(records_->begin(Sync::relaxed));
-        info.id = TRY(tx.next_id());
-        info.name = name.empty() ? fmt::format("c{}", info.id.value) : std::string(name);
-        auto insert = TRY(tx.prepare("INSERT INTO containers(id, name, state, session, parent, image, image_name, quota_bytes, "
-                                     "quota_inodes, created_ns) VALUES (?, ?, 'creating', ?, ?, ?, ?, ?, ?, ?)"));
-        insert.bind(info.id).bind(std::string_view(info.name)).bind(locks_->session()).bind(parent);
-        if (info.image) insert.bind(*info.image);
-        else insert.bind_null();
-        insert.bind(std::string_view(info.image_name)).bind(quota.bytes).bind(quota.inodes).bind(info.created_ns);
-        if (auto done = insert.run(); !done) {
-            if (done.error().code() == Errc::AlreadyExists)
-                return fail(Errc::AlreadyExists, fmt::format("a container named \"{}\" exists", info.name));
-            return std::unexpected(std::move(done).error());
-        }
-        TRY(tx.commit());
-    }
-    ScopeGuard undo([&] { (void)undo_container(info.id); });
+    info.id = TRY(records_->new_id());
+    info.name = name.empty() ? fmt::format("c{}", info.id.value) : std::string(name);
+    TRY(locks.add(Locks::container_offset(info.id), sys::LockMode::exclusive));
+    ScopeGuard undo([&] { (void)driver_->remove(info.id); });
     TRY(in_context(driver_->create(info.id, info.parents, quota), [&] { return "create container " + info.name; }));
+
     auto tx = TRY(records_->begin(Sync::relaxed));
-    auto ready = TRY(tx.prepare("UPDATE containers SET state = 'ready' WHERE id = ?"));
-    TRY(ready.bind(info.id).run());
+    auto insert = TRY(tx.prepare("INSERT INTO containers(id, name, parent, image, image_name, quota_bytes, quota_inodes, created_ns) "
+                                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"));
+    insert.bind(info.id).bind(std::string_view(info.name));
+    insert.bind(info.parents.empty() ? std::nullopt : std::optional(info.parents.front()));
+    if (info.image) insert.bind(*info.image);
+    else insert.bind_null();
+    insert.bind(std::string_view(info.image_name)).bind(quota.bytes).bind(quota.inodes).bind(info.created_ns);
+    if (auto done = insert.run(); !done) {
+        if (done.error().code() == Errc::AlreadyExists)
+            return fail(Errc::AlreadyExists, fmt::format("a container named \"{}\" exists", info.name));
+        return std::unexpected(std::move(done).error());
+    }
     TRY(tx.commit());
     undo.release();
     return info;
@@ -118,27 +116,46 @@ Status Store::undo_container(LayerId id) {
     return tx.commit();
 }
 
+Result<LayerId> Store::container_id(std::string_view reference) {
+    auto by_name = TRY(records_->prepare("SELECT id FROM containers WHERE name = ?"));
+    if (TRY(by_name.bind(reference).step())) return by_name.id(0);
+    LayerId id;
+    const auto [end, bad] = std::from_chars(reference.data(), reference.data() + reference.size(), id.value);
+    if (bad == std::errc{} && end == reference.data() + reference.size() && reference.size() < 19) {
+        auto by_id = TRY(records_->prepare("SELECT 1 FROM containers WHERE id = ?"));
+        if (TRY(by_id.bind(id).step())) return id;
+    }
+    return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
+}
+
+Result<ContainerInfo> Store::complete(Row&& row) {
+    row.info.parents = TRY(chain_of(row.parent));
+    row.info.mounted_at = TRY(mounted_at(row.info, row.target));
+    return std::move(row.info);
+}
+
+/// At its own place, which nobody else mounts on, or where it was put by hand: there only if what is mounted is this container.
+Result<std::string> Store::mounted_at(const ContainerInfo& info, const std::string& target) {
+    std::string own = mount_point(info.id);
+    if (sys::is_mount_point(own).value_or(false)) return own;
+    if (target.empty() || !sys::is_mount_point(target).value_or(false)) return std::string();
+    const auto specs = TRY(container_mounts(info));
+    return TRY(sys::is_mounted(specs.back(), target)) ? target : std::string();
+}
+
 Result<ContainerInfo> Store::find_container(std::string_view reference) {
-    uint64_t number = 0;
-    const auto [end, bad] = std::from_chars(reference.data(), reference.data() + reference.size(), number);
-    const bool numeric = bad == std::errc{} && end == reference.data() + reference.size() && reference.size() < 19;
-    auto row = TRY(records_->prepare(std::string(select_container) + " AND (name = ? OR id = ?) ORDER BY name = ? DESC LIMIT 1"));
-    row.bind(reference).bind(numeric ? static_cast<int64_t>(number) : int64_t{-1}).bind(reference);
-    if (!TRY(row.step()))
-        return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
-    auto found = read_container(row);
-    found.info.parents = TRY(chain_of(found.parent));
-    for (const auto& at : {mount_point(found.info.id), found.target})
-        if (found.info.mounted_at.empty() && !at.empty() && sys::is_mount_point(at).value_or(false)) found.info.mounted_at = at;
-    return found.info;
+    const LayerId id = TRY(container_id(reference));
+    auto row = TRY(records_->prepare(std::string(select_container) + " WHERE id = ?"));
+    if (!TRY(row.bind(id).step())) return fail(Errc::NotFound, fmt::format("container \"{}\" was removed just now", reference));
+    return complete(read_container(row));
 }
 
 Result<ContainerInfo> Store::hold_container(LockHold& locks, std::string_view reference) {
-    const auto before = TRY(find_container(reference));
-    TRY(locks.add(Locks::container_offset(before.id), sys::LockMode::exclusive));
+    const LayerId id = TRY(container_id(reference));
+    TRY(locks.add(Locks::container_offset(id), sys::LockMode::exclusive));
     // What was read before the lock may be old: another process mounted, unmounted or removed it meanwhile.
     auto info = TRY(find_container(reference));
-    if (info.id != before.id)
+    if (info.id != id)
         return fail(Errc::Aborted, fmt::format("container {} was replaced by another of that name just now; try again", reference));
     return info;
 }
@@ -148,12 +165,8 @@ Result<std::vector<ContainerInfo>> Store::list_containers() {
     auto select = TRY(records_->prepare(std::string(select_container) + " ORDER BY id"));
     while (TRY(select.step())) rows.push_back(read_container(select));
     std::vector<ContainerInfo> containers;
-    for (auto& row : rows) {
-        row.info.parents = TRY(chain_of(row.parent));
-        for (const auto& at : {mount_point(row.info.id), row.target})
-            if (row.info.mounted_at.empty() && !at.empty() && sys::is_mount_point(at).value_or(false)) row.info.mounted_at = at;
-        containers.push_back(std::move(row.info));
-    }
+    containers.reserve(rows.size());
+    for (auto& row : rows) containers.push_back(TRY(complete(std::move(row))));
     return containers;
 }
 
@@ -163,6 +176,7 @@ Result<std::vector<sys::MountSpec>> Store::container_mounts(const ContainerInfo&
 
 Result<std::string> Store::mount_container(std::string_view reference, const std::string& target) {
     auto locks = TRY(locks_->hold());
+    TRY(locks.add(Locks::gc_offset, sys::LockMode::shared)); // a repair swaps layers while no container above is mounted
     const auto info = TRY(hold_container(locks, reference));
     auto specs = TRY(container_mounts(info));
     // A driver whose layer is a plain directory needs no mount to be used.
@@ -178,8 +192,7 @@ Result<std::string> Store::mount_container(std::string_view reference, const std
         at = TRY(sys::path_of_fd(opened.get()));
     }
     if (TRY(sys::is_mount_point(at))) {
-        if (!info.mounted_at.empty() && info.mounted_at == at) return at;
-        if (target.empty()) return at;
+        if (info.mounted_at == at) return at;
         return fail(Errc::FailedPrecondition, fmt::format("{} is a mount point already", at));
     }
     if (!info.mounted_at.empty())
@@ -226,15 +239,37 @@ Status Store::container_changes(std::string_view reference, const archive::Chang
     return driver_->changes(info.id, info.parents, sink);
 }
 
+/// A mounted container may be written to while it is read. Two equal readings prove that there was a moment, the end of the
+/// first, at which it was just so.
+Result<drivers::Driver::DiffReport> Store::stable_diff(const ContainerInfo& info, const archive::Sink& sink) {
+    if (info.mounted_at.empty()) return driver_->diff(info.id, info.parents, sink);
+    Sha256 first, second;
+    auto report = TRY(driver_->diff(info.id, info.parents, [&](std::span<const std::byte> bytes) {
+        first.update(bytes);
+        return sink(bytes);
+    }));
+    TRY(driver_->diff(info.id, info.parents, [&](std::span<const std::byte> bytes) -> Status {
+        second.update(bytes);
+        return {};
+    }));
+    if (first.finish() != second.finish())
+        return fail(Errc::Aborted, fmt::format("container {} changed while it was read; stop what writes to it (it is mounted at {}) "
+                                               "and try again",
+                                               info.name, info.mounted_at));
+    return report;
+}
+
 Result<drivers::Driver::DiffReport> Store::container_diff(std::string_view reference, const archive::Sink& sink) {
     auto locks = TRY(locks_->hold());
     const auto info = TRY(hold_container(locks, reference));
-    return driver_->diff(info.id, info.parents, sink);
+    return stable_diff(info, sink);
 }
 
 Result<archive::PackReport> Store::export_container(std::string_view reference, const archive::Sink& sink) {
     auto locks = TRY(locks_->hold());
     const auto info = TRY(hold_container(locks, reference));
+    // A mounted one is read through its mount: a second overlay over the same upper would be undefined.
+    if (!info.mounted_at.empty()) return archive::pack_tree(TRY(sys::open_dir(AT_FDCWD, info.mounted_at.c_str())).get(), {}, sink);
     auto view = TRY(driver_->open_view(info.id, info.parents));
     return archive::pack_tree(view.root.get(), {}, sink);
 }

@@ -22,23 +22,12 @@ Result<ImageInfo> Store::load_image(const Digest& manifest) {
     auto names = TRY(records_->prepare("SELECT name FROM names WHERE image = ? ORDER BY name"));
     names.bind(manifest);
     while (TRY(names.step())) image.names.push_back(names.text(0));
-    auto layers = TRY(records_->prepare(
-        "SELECT l.id, l.parent, l.chain_id, l.diff_id, i.blob, i.bytes, l.bytes, l.inodes, l.created_ns, "
-        "(SELECT count(DISTINCT image) FROM image_layers WHERE layer = l.id) "
-        "FROM image_layers i JOIN layers l ON l.id = i.layer WHERE i.image = ? ORDER BY i.position"));
+    auto layers = TRY(records_->prepare("SELECT layer, blob, bytes FROM image_layers WHERE image = ? ORDER BY position"));
     layers.bind(manifest);
     while (TRY(layers.step())) {
-        LayerInfo layer;
-        layer.id = layers.id(0);
-        if (!layers.is_null(1)) layer.parent = layers.id(1);
-        layer.chain_id = layers.digest(2);
-        layer.diff_id = layers.digest(3);
-        layer.blob = layers.digest(4);
-        layer.blob_bytes = layers.count(5);
-        layer.bytes = layers.count(6);
-        layer.inodes = layers.count(7);
-        layer.created_ns = layers.integer(8);
-        layer.images = layers.count(9);
+        LayerInfo layer = TRY(load_layer(layers.id(0)));
+        layer.blob = layers.digest(1); // the one that this manifest names: a layer can come in several compressions
+        layer.blob_bytes = layers.count(2);
         image.bytes += layer.bytes;
         if (layer.images == 1) image.exclusive_bytes += layer.bytes;
         image.layers.push_back(std::move(layer));

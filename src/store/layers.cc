@@ -45,6 +45,12 @@ Result<std::vector<LayerInfo>> Store::list_layers() {
     return layers;
 }
 
+Result<LayerInfo> Store::load_layer(LayerId id) {
+    auto row = TRY(records_->prepare(std::string(select_layer) + " AND l.id = ?"));
+    if (!TRY(row.bind(id).step())) return fail(Errc::NotFound, fmt::format("no layer {}", id.value));
+    return read_layer(row);
+}
+
 Result<LayerInfo> Store::find_layer(std::string_view reference) {
     std::string_view hex = reference;
     if (hex.starts_with("sha256:")) hex.remove_prefix(7);
@@ -72,9 +78,10 @@ Result<LayerInfo> Store::find_layer(std::string_view reference) {
 
 Result<std::vector<LayerId>> Store::chain_of(std::optional<LayerId> top) {
     std::vector<LayerId> chain;
+    // A recursive query without ORDER BY gives its rows first in, first out (SQLite, "Recursive Common Table Expressions").
     auto rows = TRY(records_->prepare("WITH RECURSIVE up(id, parent, depth) AS (SELECT id, parent, 0 FROM layers WHERE id = ? "
                                       "UNION ALL SELECT l.id, l.parent, up.depth + 1 FROM layers l JOIN up ON l.id = up.parent "
-                                      "WHERE up.depth < 10000) SELECT id FROM up ORDER BY depth"));
+                                      "WHERE up.depth < 10000) SELECT id FROM up"));
     rows.bind(top);
     while (TRY(rows.step())) chain.push_back(rows.id(0));
     return chain;
@@ -88,8 +95,8 @@ Result<std::optional<LayerId>> Store::layer_by_chain(const Digest& chain) {
 }
 
 Status Store::begin_layer(LayerId& id, std::optional<LayerId> parent) {
+    id = TRY(records_->new_id());
     auto tx = TRY(records_->begin(Sync::relaxed));
-    id = TRY(tx.next_id());
     auto insert = TRY(tx.prepare("INSERT INTO layers(id, parent, state, session, created_ns) VALUES (?, ?, 'staging', ?, ?)"));
     TRY(insert.bind(id).bind(parent).bind(locks_->session()).bind(now_ns()).run());
     return tx.commit();

@@ -28,8 +28,8 @@ Status check_ref(std::string_view ref) {
 
 Result<std::string> Store::create_lease(std::string_view id, std::optional<int64_t> ttl_ns) {
     if (id.size() > 128) return fail(Errc::InvalidArgument, "a lease id has at most 128 bytes");
+    const std::string name = id.empty() ? fmt::format("lease-{}", TRY(records_->new_id()).value) : std::string(id);
     auto tx = TRY(records_->begin(Sync::relaxed));
-    const std::string name = id.empty() ? fmt::format("lease-{}", TRY(tx.next_id()).value) : std::string(id);
     const int64_t now = now_ns();
     int64_t expires = 0;
     if (ttl_ns && __builtin_add_overflow(now, *ttl_ns, &expires)) expires = 0;

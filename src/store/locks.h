@@ -5,7 +5,7 @@
 //   2^61 + session     one byte per process that changes the store: tells a live owner of an intent from a dead one
 //   2^62               shared: an operation makes objects that no root names yet; exclusive: gc's mark and sweep
 //   2^62 + 1          who creates the database and chooses the driver
-//   2^62 + 2 + id      one byte per container: mount, unmount, commit, remove of it
+//   2^62 + 2 + id      one byte per container: create, mount, unmount, commit, remove of it
 // Order: gc byte, then chain bytes from base to top of one image, then container byte, then the database.
 #pragma once
 
@@ -25,7 +25,8 @@ namespace shale::store {
 class LockHold {
 public:
     explicit LockHold(UniqueFd fd) : fd_(std::move(fd)) {}
-    Status add(uint64_t offset, sys::LockMode mode) { return sys::lock_range(fd_.get(), offset, 1, mode); }
+    Status add(uint64_t offset, sys::LockMode mode) { return sys::lock_range(fd_.get(), offset, 1, mode); } ///< waits
+    Result<bool> try_add(uint64_t offset, sys::LockMode mode) { return sys::try_lock_range(fd_.get(), offset, 1, mode); }
 
 private:
     UniqueFd fd_;

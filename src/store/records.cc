@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "sys/fs.h"
@@ -11,8 +12,8 @@
 namespace shale::store {
 namespace {
 
-constexpr int format_version = 1;
-constexpr uint64_t id_block = 1024;
+constexpr int format_version = 2;
+constexpr uint64_t id_mark_step = 1024, id_block_max = 64;
 constexpr int busy_timeout_ms = 120'000;
 
 // docs/formats/records.md explains each table.
@@ -44,14 +45,11 @@ CREATE INDEX names_by_image ON names(image);
 CREATE TABLE containers(
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
-  state TEXT NOT NULL CHECK(state IN ('creating','ready')),
-  session INTEGER NOT NULL,
   parent INTEGER REFERENCES layers(id),
   image TEXT, image_name TEXT NOT NULL, target TEXT NOT NULL DEFAULT '',
   quota_bytes INTEGER NOT NULL DEFAULT 0, quota_inodes INTEGER NOT NULL DEFAULT 0,
   created_ns INTEGER NOT NULL);
 CREATE INDEX containers_by_parent ON containers(parent);
-CREATE INDEX containers_unfinished ON containers(state) WHERE state <> 'ready';
 CREATE TABLE leases(id TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE lease_refs(
   lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE, ref TEXT NOT NULL,
@@ -77,6 +75,9 @@ Errc errc_of_sqlite(int code) {
 
 } // namespace
 
+Statement::~Statement() {
+    if (statement_ != nullptr) records_->put_back(statement_);
+}
 Statement& Statement::bind(int64_t value) {
     sqlite3_bind_int64(statement_, next_++, value);
     return *this;
@@ -94,7 +95,7 @@ Result<bool> Statement::step() {
     if (code == SQLITE_ROW) return true;
     if (code == SQLITE_DONE) return false;
     return fail(errc_of_sqlite(code),
-                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(db_), sqlite3_sql(statement_)));
+                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_)));
 }
 Status Statement::run() {
     while (TRY(step())) {}
@@ -153,20 +154,50 @@ Status Records::create_schema() {
     return tx.commit();
 }
 
-Records::~Records() { sqlite3_close_v2(db_); }
+Records::~Records() {
+    return_ids();
+    for (const auto& [text, statement] : idle_) sqlite3_finalize(statement);
+    sqlite3_close_v2(db_);
+}
 
 Result<Statement> Records::prepare(std::string_view sql) {
+    {
+        const std::lock_guard lock(idle_mutex_);
+        if (auto kept = idle_.extract(sql); !kept.empty()) return Statement(*this, kept.mapped());
+    }
     sqlite3_stmt* statement = nullptr;
-    if (sqlite3_prepare_v2(db_, sql.data(), static_cast<int>(sql.size()), &statement, nullptr) != SQLITE_OK)
+    if (sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &statement, nullptr) != SQLITE_OK)
         return std::unexpected(error(sql));
-    return Statement(db_, statement);
+    return Statement(*this, statement);
+}
+
+void Records::put_back(sqlite3_stmt* statement) noexcept {
+    sqlite3_reset(statement); // its result is that of the last step, which has been told
+    sqlite3_clear_bindings(statement);
+    const std::lock_guard lock(idle_mutex_);
+    try {
+        idle_.emplace(sqlite3_sql(statement), statement);
+    } catch (const std::bad_alloc&) {
+        sqlite3_finalize(statement);
+    }
+}
+
+Status Records::run(std::string_view sql) {
+    auto statement = TRY(prepare(sql));
+    return statement.run();
+}
+
+Status Records::set_sync(Sync sync) {
+    if (!durable_ || sync == sync_) return {};
+    TRY(exec(sync == Sync::synced ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL"));
+    sync_ = sync;
+    return {};
 }
 
 Result<Records::Transaction> Records::begin(Sync sync) {
     std::unique_lock lock(mutex_);
-    if (durable_)
-        TRY(exec(sync == Sync::synced ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL"));
-    TRY(exec("BEGIN IMMEDIATE"));
+    TRY(set_sync(sync));
+    TRY(run("BEGIN IMMEDIATE"));
     return Transaction(*this, std::move(lock));
 }
 
@@ -174,7 +205,7 @@ Records::Transaction::Transaction(Transaction&& other) noexcept
     : records_(std::exchange(other.records_, nullptr)), lock_(std::move(other.lock_)) {}
 
 Records::Transaction::~Transaction() {
-    if (records_ != nullptr) sqlite3_exec(records_->db_, "ROLLBACK", nullptr, nullptr, nullptr);
+    if (records_ != nullptr) (void)records_->run("ROLLBACK");
 }
 
 Result<Statement> Records::Transaction::prepare(std::string_view sql) { return records_->prepare(sql); }
@@ -184,34 +215,54 @@ Status Records::Transaction::commit() {
     do injected = sys::enter(sys::Op::record, -1, "commit");
     while (injected == EINTR);
     if (injected != 0) return fail_errno(injected, "records: commit");
-    TRY(records_->exec("COMMIT"));
+    TRY(records_->run("COMMIT"));
     records_ = nullptr;
     lock_.unlock();
     return {};
 }
 
-Result<LayerId> Records::Transaction::next_id() {
-    auto read = TRY(prepare("SELECT (SELECT value FROM meta WHERE key='next_id'), (SELECT value FROM meta WHERE key='id_mark')"));
-    if (!TRY(read.step())) return fail(Errc::DataLoss, "records: meta has no id counter");
-    const LayerId id = read.id(0);
-    const uint64_t mark = read.count(1);
-    TRY(read.run());
-    if (id.value >= mark) {
-        // The mark must be on disk before an id above the old one is used; this transaction carries it, so it is synced whole.
-        if (records_->durable_) {
-            TRY(records_->exec("COMMIT"));
-            TRY(records_->exec("PRAGMA synchronous=FULL; BEGIN IMMEDIATE"));
-            auto raise = TRY(prepare("UPDATE meta SET value = max(value, ?) WHERE key='id_mark'"));
-            TRY(raise.bind(id.value + id_block).run());
-            TRY(records_->exec("COMMIT; PRAGMA synchronous=NORMAL; BEGIN IMMEDIATE"));
-            return next_id();
+Result<LayerId> Records::new_id() {
+    const std::lock_guard lock(mutex_);
+    if (spare_ == spare_end_) TRY(take_ids());
+    return LayerId{spare_++};
+}
+
+Status Records::take_ids() {
+    uint64_t next = 0;
+    {
+        auto tx = TRY(begin(Sync::relaxed));
+        auto read =
+            TRY(tx.prepare("SELECT (SELECT value FROM meta WHERE key='next_id'), (SELECT value FROM meta WHERE key='id_mark')"));
+        if (!TRY(read.step())) return fail(Errc::DataLoss, "records: meta has no id counter");
+        next = read.count(0);
+        const uint64_t mark = read.count(1);
+        TRY(read.run());
+        if (next + block_ <= mark) {
+            auto write = TRY(tx.prepare("UPDATE meta SET value = ? WHERE key='next_id'"));
+            TRY(write.bind(next + block_).run());
+            TRY(tx.commit());
+            spare_ = next;
+            spare_end_ = next + block_;
+            block_ = std::min(block_ * 2, id_block_max);
+            return {};
         }
-        auto raise = TRY(prepare("UPDATE meta SET value = ? WHERE key='id_mark'"));
-        TRY(raise.bind(id.value + id_block).run());
     }
-    auto write = TRY(prepare("UPDATE meta SET value = ? WHERE key='next_id'"));
-    TRY(write.bind(id.value + 1).run());
-    return id;
+    // The mark must be on disk before an id above the old one is used.
+    {
+        auto tx = TRY(begin(Sync::synced));
+        auto raise = TRY(tx.prepare("UPDATE meta SET value = max(value, ?) WHERE key='id_mark'"));
+        TRY(raise.bind(next + id_mark_step).run());
+        TRY(tx.commit());
+    }
+    return take_ids();
+}
+
+void Records::return_ids() noexcept {
+    if (spare_ == spare_end_) return;
+    auto tx = begin(Sync::relaxed);
+    if (!tx) return; // a gap in the numbers is no harm
+    auto back = tx->prepare("UPDATE meta SET value = ? WHERE key='next_id' AND value = ?");
+    if (back && back->bind(spare_).bind(spare_end_).run()) (void)tx->commit();
 }
 
 Result<std::string> Records::meta(std::string_view key) {
@@ -236,7 +287,7 @@ Status Records::note_boot() {
     auto jump = TRY(tx.prepare("UPDATE meta SET value = (SELECT value FROM meta WHERE key='id_mark') WHERE key='next_id'"));
     TRY(jump.run());
     auto mark = TRY(tx.prepare("UPDATE meta SET value = value + ? WHERE key='id_mark'"));
-    TRY(mark.bind(id_block).run());
+    TRY(mark.bind(id_mark_step).run());
     auto note = TRY(tx.prepare("UPDATE meta SET value = ? WHERE key='boot'"));
     TRY(note.bind(std::string_view(boot)).run());
     return tx.commit();

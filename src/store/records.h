@@ -3,7 +3,8 @@
 // what a row means stands in layers.cc, images.cc, containers.cc, leases.cc.
 //
 // Ids: meta.next_id counts up and meta.id_mark is its durable bound, raised 1,024 at a time by a synced transaction. After an unclean
-// boot (meta.boot differs) counting goes on from the mark, so that an id whose transaction was lost is never given again.
+// boot (meta.boot differs) counting goes on from the mark, so that an id whose transaction was lost is never given again. A process
+// takes ids from next_id in blocks that grow with its use (1, 2, 4 .. 64) and gives an unused rest back when it ends in order.
 #pragma once
 
 #include <sqlite3.h>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 
 #include "base/digest.h"
 #include "base/error.h"
@@ -24,15 +26,17 @@ namespace shale::store {
 /// How far a transaction's commit reaches. relaxed: atomic and in order, on disk with the next synced one or checkpoint.
 enum class Sync : uint8_t { relaxed, synced };
 
-/// One prepared statement in use; bind in order, step, read columns by position.
+class Records;
+
+/// One prepared statement in use; bind in order, step, read columns by position. Goes back to its Records when it ends.
 class Statement {
 public:
-    Statement(sqlite3* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
-    Statement(Statement&& other) noexcept : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)) {}
+    Statement(Statement&& other) noexcept
+        : records_(other.records_), statement_(std::exchange(other.statement_, nullptr)), next_(other.next_) {}
     Statement(const Statement&) = delete;
     Statement& operator=(const Statement&) = delete;
     Statement& operator=(Statement&&) = delete;
-    ~Statement() { sqlite3_finalize(statement_); }
+    ~Statement();
 
     Statement& bind(int64_t value);
     Statement& bind(uint64_t value) { return bind(static_cast<int64_t>(value)); }
@@ -56,7 +60,9 @@ public:
     [[nodiscard]] Digest digest(int column) const;
 
 private:
-    sqlite3* db_;
+    friend class Records;
+    Statement(Records& records, sqlite3_stmt* statement) : records_(&records), statement_(statement) {}
+    Records* records_;
     sqlite3_stmt* statement_;
     int next_ = 1;
 };
@@ -78,8 +84,6 @@ public:
         Transaction& operator=(Transaction&&) = delete;
         ~Transaction();
         Result<Statement> prepare(std::string_view sql);
-        /// A number never given before. First call of a relaxed transaction: raising the durable mark commits it midway.
-        Result<LayerId> next_id();
         Status commit();
 
     private:
@@ -91,8 +95,11 @@ public:
     };
     Result<Transaction> begin(Sync sync);
 
-    /// A statement outside a transaction, for one read. Serialised by SQLite's own mutex.
+    /// A statement outside a transaction, for one read. Serialised by SQLite's own mutex. Parsed once: idle ones are kept by their text.
     Result<Statement> prepare(std::string_view sql);
+
+    /// A number never given before. Not inside a transaction: it may need its own.
+    Result<LayerId> new_id();
 
     Result<std::string> meta(std::string_view key); ///< "" when absent
     /// True until note_boot() of this boot: the first opener reconciles what relaxed transactions of the last one may have lost.
@@ -101,14 +108,25 @@ public:
     Status note_boot();
 
 private:
+    friend class Statement;
     Records() = default;
     Status exec(const char* sql);
+    Status run(std::string_view sql); ///< one statement without values, from the kept ones
+    Status set_sync(Sync sync);
+    Status take_ids();
+    void return_ids() noexcept;
+    void put_back(sqlite3_stmt* statement) noexcept;
     Error error(std::string_view doing) const;
     Status create_schema();
 
     sqlite3* db_ = nullptr;
     bool durable_ = true;
+    Sync sync_ = Sync::relaxed; ///< what the connection's PRAGMA synchronous says; guarded by mutex_
+    uint64_t spare_ = 0, spare_end_ = 0; ///< ids taken and not yet given; guarded by mutex_
+    uint64_t block_ = 1;                 ///< how many the next take_ids() takes
     std::recursive_mutex mutex_;
+    std::mutex idle_mutex_;
+    std::unordered_multimap<std::string_view, sqlite3_stmt*> idle_; ///< by their own text
 };
 
 } // namespace shale::store

@@ -98,32 +98,27 @@ Status Store::choose_driver() {
     return {};
 }
 
-/// Undo of dead processes' intents. Cheap when there are none: two index look-ups.
+/// Undo of dead processes' intents. Cheap when there are none: one index look-up.
 Status Store::recover() {
     struct Unfinished {
         LayerId id;
         uint64_t session;
-        bool container;
     };
     std::vector<Unfinished> unfinished;
-    auto find = TRY(records_->prepare("SELECT id, session, 0 FROM layers WHERE state <> 'ready' UNION ALL "
-                                      "SELECT id, session, 1 FROM containers WHERE state <> 'ready' ORDER BY id DESC"));
-    while (TRY(find.step())) unfinished.push_back({find.id(0), find.count(1), find.integer(2) != 0});
+    {
+        auto find = TRY(records_->prepare("SELECT id, session FROM layers WHERE state <> 'ready' ORDER BY id DESC"));
+        while (TRY(find.step())) unfinished.push_back({find.id(0), find.count(1)});
+    }
     for (const auto& row : unfinished) {
         if (TRY(locks_->session_alive(row.session))) continue;
         // Its process may have committed and ended between the two reads; a dead one can no more, so this look is the last word.
-        auto still = TRY(records_->prepare(row.container ? "SELECT 1 FROM containers WHERE id = ? AND state <> 'ready'"
-                                                         : "SELECT 1 FROM layers WHERE id = ? AND state <> 'ready'"));
+        auto still = TRY(records_->prepare("SELECT 1 FROM layers WHERE id = ? AND state <> 'ready'"));
         if (!TRY(still.bind(row.id).step())) continue;
-        if (row.container) {
-            TRY(undo_container(row.id));
-        } else {
-            TRY(driver_->remove(row.id));
-            auto tx = TRY(records_->begin(Sync::relaxed));
-            auto drop = TRY(tx.prepare("DELETE FROM layers WHERE id = ? AND state = 'staging'"));
-            TRY(drop.bind(row.id).run());
-            TRY(tx.commit());
-        }
+        TRY(driver_->remove(row.id));
+        auto tx = TRY(records_->begin(Sync::relaxed));
+        auto drop = TRY(tx.prepare("DELETE FROM layers WHERE id = ? AND state = 'staging'"));
+        TRY(drop.bind(row.id).run());
+        TRY(tx.commit());
     }
     if (!TRY(records_->boot_is_new())) return {};
     // First openers take turns, and the boot is noted last: a crash in between means that the next opener does this again.
@@ -136,7 +131,7 @@ Status Store::recover() {
     // Rows before disk: a container made meanwhile is in neither list or on the disk.
     std::vector<LayerId> recorded;
     {
-        auto containers = TRY(records_->prepare("SELECT id FROM containers WHERE state = 'ready'"));
+        auto containers = TRY(records_->prepare("SELECT id FROM containers"));
         while (TRY(containers.step())) recorded.push_back(containers.id(0));
     }
     std::unordered_set<LayerId> on_disk;

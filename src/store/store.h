@@ -37,6 +37,7 @@
 namespace shale::store {
 
 class Records;
+class Statement;
 class Locks;
 class LockHold;
 struct TreeComparison;
@@ -237,6 +238,7 @@ private:
     Status publish_blob(const std::string& tmp_name, const Digest& digest);
     Status write_document(const Digest& digest, std::string_view bytes);
     // layers.cc
+    Result<LayerInfo> load_layer(LayerId id);
     Result<std::vector<LayerId>> chain_of(std::optional<LayerId> top); ///< top first
     Result<std::optional<LayerId>> layer_by_chain(const Digest& chain);
     Status begin_layer(LayerId& id, std::optional<LayerId> parent); ///< the intent: a "staging" row
@@ -245,6 +247,12 @@ private:
     // containers.cc
     /// Finds it and holds its byte; what is returned is true while `locks` lives.
     Result<ContainerInfo> hold_container(LockHold& locks, std::string_view reference);
+    struct Row;
+    static Row read_container(const Statement& row);
+    Result<ContainerInfo> complete(Row&& row);
+    Result<LayerId> container_id(std::string_view reference);
+    Result<std::string> mounted_at(const ContainerInfo& info, const std::string& target); ///< "" = not mounted
+    Result<drivers::Driver::DiffReport> stable_diff(const ContainerInfo& info, const archive::Sink& sink);
     Status undo_container(LayerId id);
     [[nodiscard]] std::string mount_point(LayerId id) const;
     // check.cc

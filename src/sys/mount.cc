@@ -343,9 +343,16 @@ std::string legacy_data(const Plan &plan, size_t cut) {
     return out;
 }
 
+size_t page_size() {
+    return static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+bool plan_fits(const Plan &plan) {
+    return legacy_data(plan, 0).size() < page_size();
+}
+
 Status legacy_mount(const MountSpec &spec, const Plan &plan, const std::string &target) {
     const unsigned long flags = plan.flags & ~static_cast<unsigned long>(MS_BIND | MS_REC);
-    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t page = page_size();
     auto call = [&](const std::string &on, const std::string &data) {
         const int done = invoke(Op::mount, -1, on.c_str(), [&] {
             return raw(SYS_mount, spec.source.c_str(), on.c_str(), spec.type.c_str(), flags, data.c_str());
@@ -405,6 +412,8 @@ Result<UniqueFd> mount_detached(const MountSpec &spec) {
 
 Status mount_at(const MountSpec &spec, const std::string &target, MountApi api) {
     const Plan plan = TRY(make_plan(spec));
+    if (api == MountApi::best && !plan.lowers.empty() && plan_fits(plan) && legacy_mount(spec, plan, target))
+        return set_propagation(target, plan.propagation);
     if (api != MountApi::legacy) {
         bool again = false;
         auto made = detached(spec, plan, again);

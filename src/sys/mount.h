@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mounting, new API first. Ladder: fsopen/fsconfig(lowerdir+)/fsmount/move_mount (Linux 6.5+ for "lowerdir+"; 5.2 for the rest),
-// then mount(2) with its one page of options (paths are shortened by a chdir to the common parent in a child).
+// Mounting. Ladder: mount(2) where an overlay's options fit into its one page (one call instead of twenty; its refusals are without
+// words, so after one the next rung tries and explains); fsopen/fsconfig(lowerdir+)/fsmount/move_mount (Linux 6.5+ for "lowerdir+",
+// 5.2 for the rest); mount(2) with paths shortened by a chdir to the common parent in a child.
 #pragma once
 
 #include <cstdint>
@@ -45,5 +46,8 @@ Result<std::vector<MountEntry>> parse_mountinfo(std::string_view text);
 Result<std::vector<MountEntry>> mount_table();
 /// True when `target` itself is the root of a mount.
 Result<bool> is_mount_point(const std::string& target);
+/// True when what is mounted on `target` (uppermost) is what `spec` mounts: an overlay with the same upperdir (or lowerdir, when
+/// there is none), a bind of the same directory, a file system of the same type from the same source.
+Result<bool> is_mounted(const MountSpec& spec, const std::string& target);
 
 } // namespace shale::sys

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -105,6 +107,29 @@ Result<bool> is_mount_point(const std::string &target) {
     for (const auto &entry : TRY(mount_table()))
         if (entry.target == path) return true;
     return false;
+}
+
+Result<bool> is_mounted(const MountSpec &spec, const std::string &target) {
+    const std::string path = TRY(path_of_fd(TRY(open_at(AT_FDCWD, target.c_str(), O_PATH)).get()));
+    std::optional<MountEntry> upmost; // the table is in the order of mounting
+    for (auto &entry : TRY(mount_table()))
+        if (entry.target == path) upmost = std::move(entry);
+    if (!upmost) return false;
+    if (spec.type == "bind") {
+        const struct stat source = TRY(stat_at(AT_FDCWD, spec.source.c_str()));
+        const struct stat there = TRY(stat_at(AT_FDCWD, path.c_str()));
+        return source.st_dev == there.st_dev && source.st_ino == there.st_ino;
+    }
+    if (upmost->type != spec.type) return false;
+    if (spec.type != "overlay") return upmost->source == spec.source;
+    auto option = [&](std::string_view key) {
+        const auto found = std::ranges::find_if(spec.options, [&](const auto &one) { return one.starts_with(key); });
+        return found == spec.options.end() ? std::string() : *found;
+    };
+    std::string wanted = option("upperdir=");
+    if (wanted.empty()) wanted = option("lowerdir=");
+    std::erase(wanted, '\\'); // the kernel shows the paths without the escapes of options
+    return !wanted.empty() && fmt::format(",{},", upmost->super_options).contains(fmt::format(",{},", wanted));
 }
 
 } // namespace shale::sys

@@ -44,7 +44,7 @@ TEST_P(ErrorMatrix, StoreStaysWhole) {
         for (unsigned step = 1;; step += trouble.stride) {
             const std::string root = world / "root";
             copy_dir(world / "golden", root);
-            const std::string what = operation.name + " with " + trouble.name + " at call " + std::to_string(step);
+            const std::string what = std::string("with ") + trouble.name + " at call " + std::to_string(step);
             bool reached = false;
             {
                 FailAt hook(step, trouble.error);
@@ -54,16 +54,16 @@ TEST_P(ErrorMatrix, StoreStaysWhole) {
                 reached = hook.reached();
                 sys::set_hook(nullptr);
                 if (trouble.error == EINTR) {
-                    EXPECT_TRUE(done) << what << ": " << done.error().text();
+                    EXPECT_TRUE(done) << operation.name << " " << what << ": " << done.error().text();
                 }
                 if (!done) {
                     EXPECT_FALSE(done.error().text().empty());
                     const auto again = operation.run(*store, world);
                     EXPECT_TRUE(again || again.error().code() == Errc::NotFound || again.error().code() == Errc::AlreadyExists)
-                        << what << ", then again: " << again.error().text();
+                        << operation.name << " " << what << ", then again: " << again.error().text();
                 }
             }
-            expect_consistent(root, driver, what);
+            expect_consistent(root, driver, operation, what);
             if (HasFailure()) return;
             world.remove("root");
             if (!reached) break;

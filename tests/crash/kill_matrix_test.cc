@@ -61,7 +61,7 @@ TEST_P(KillMatrix, NothingIsLost) {
         const std::string root = world / "root";
         copy_dir(world / "golden", root);
         const bool killed = run_killed(operation, world, root, driver, step);
-        expect_consistent(root, driver, operation.name + " killed before step " + std::to_string(step));
+        expect_consistent(root, driver, operation, "killed before step " + std::to_string(step));
         if (HasFailure()) return;
         world.remove("root");
         if (!killed) break;

@@ -25,6 +25,12 @@ std::string container_root(store::Store& store, std::string_view name) {
     return mounted.value_or("");
 }
 
+/// Not through the seam, so that it is no step of any matrix.
+void damage(store::Store& store) {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(store.root() + "/" + std::string(store.driver().name()) + "/1"))
+        if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
+}
+
 Status import_next(store::Store& store, const World& world) {
     store::ImportRequest request;
     request.source = world / "next.tar";
@@ -68,6 +74,13 @@ const std::vector<Operation>& operations() {
              TRY(store.gc(false));
              return {};
          }},
+        {"repair",
+         [](store::Store& store, const World&) -> Status {
+             damage(store);
+             TRY(store.check(store::CheckLevel::data, {}, true));
+             return {};
+         },
+         true},
         {"export",
          [](store::Store& store, const World& world) {
              return store.export_image("base:1", oci::ExportFormat::oci_archive, world / "out.tar");
@@ -110,11 +123,17 @@ void prepare(const World& world, const std::string& root, const std::string& dri
     ASSERT_TRUE(store->unmount_container("kept"));
 }
 
-void expect_consistent(const std::string& root, const std::string& driver, const std::string& what) {
-    SCOPED_TRACE(what);
+void expect_consistent(const std::string& root, const std::string& driver, const Operation& operation, const std::string& what) {
+    SCOPED_TRACE(operation.name + " " + what);
     auto store = open_store(root, driver, store::Durability::none);
     const auto collected = store->gc(false);
     ASSERT_TRUE(collected) << collected.error().text();
+    if (operation.damages) {
+        const auto repaired = store->check(store::CheckLevel::data, {}, true);
+        ASSERT_TRUE(repaired) << repaired.error().text();
+        for (const auto& problem : repaired->problems) EXPECT_TRUE(problem.repaired) << problem.object << " " << problem.what;
+        ASSERT_TRUE(store->gc(false));
+    }
     const auto checked = store->check(store::CheckLevel::data, {});
     ASSERT_TRUE(checked) << checked.error().text();
     for (const auto& problem : checked->problems) ADD_FAILURE() << problem.object << " " << problem.what;

@@ -78,6 +78,8 @@ Result<int> run(Context &context, const RunArgs &args) {
         if (!remove) return;
         if (auto done = store->remove_container(reference, true); !done)
             context.note("shale: warning: " + done.error().text());
+        else
+            (void)context.reap(*store);
     });
     oci::Config config;
     if (container.image) {
