@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Container create, mount, unmount and remove through the store, beside the bare system calls that no engine can do
 // without: mkdir x3, mount(2), umount(2), rmdir. Both on the same file system, one after the other in turns.
-//   lifecycle DIR IMAGE.tar COUNT     DIR: scratch on the file system to measure; the image gives the number of lower layers
+//   lifecycle DIR IMAGE.tar COUNT     DIR: scratch on the file system to measure; the image gives the number of lower
+//   layers
 // Prints one JSON object: microseconds an operation, median and 99th percentile.
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -27,7 +28,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Series = std::map<std::string, std::vector<double>>;
 
-[[noreturn]] void die(const std::string& text) {
+[[noreturn]] void die(const std::string &text) {
     fmt::print(stderr, "lifecycle: {}\n", text);
     std::exit(1);
 }
@@ -35,21 +36,21 @@ template <class T> T value(shale::Result<T> result) {
     if (!result) die(result.error().text());
     return std::move(*result);
 }
-void done(const shale::Status& status) {
+void done(const shale::Status &status) {
     if (!status) die(status.error().text());
 }
-void ok(int result, const char* what) {
+void ok(int result, const char *what) {
     if (result != 0) die(fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
-template <class F> void timed(Series& series, const std::string& name, F&& body) {
+template <class F> void timed(Series &series, const std::string &name, F &&body) {
     const auto begin = Clock::now();
     body();
     series[name].push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
 }
 
 /// Lower directories named by number, so that 500 of them fit into mount(2)'s one page of options.
-std::string make_lowers(const std::string& dir, size_t count) {
+std::string make_lowers(const std::string &dir, size_t count) {
     std::filesystem::create_directories(dir);
     std::string lowers;
     for (size_t i = 0; i < count; ++i) {
@@ -62,8 +63,9 @@ std::string make_lowers(const std::string& dir, size_t count) {
     return lowers;
 }
 
-void floor_once(Series& series, const std::string& lowers, size_t number) {
-    const std::string base = fmt::format("f{}", number), upper = base + "/upper", work = base + "/work", merged = base + "/merged";
+void floor_once(Series &series, const std::string &lowers, size_t number) {
+    const std::string base = fmt::format("f{}", number), upper = base + "/upper", work = base + "/work",
+                      merged = base + "/merged";
     timed(series, "create", [&] {
         ok(mkdir(base.c_str(), 0700), "mkdir");
         ok(mkdir(upper.c_str(), 0755), "mkdir");
@@ -75,11 +77,12 @@ void floor_once(Series& series, const std::string& lowers, size_t number) {
     timed(series, "unmount", [&] { ok(umount2(merged.c_str(), 0), "umount"); });
     timed(series, "remove", [&] {
         (void)rmdir((work + "/work").c_str());
-        for (const auto& path : {work, upper, merged, base}) ok(rmdir(path.c_str()), "rmdir");
+        for (const auto &path : {work, upper, merged, base})
+            ok(rmdir(path.c_str()), "rmdir");
     });
 }
 
-void store_once(Series& series, shale::store::Store& store, const std::string& image, size_t number) {
+void store_once(Series &series, shale::store::Store &store, const std::string &image, size_t number) {
     const std::string name = fmt::format("bench-{}", number);
     timed(series, "create", [&] { (void)value(store.create_container(image, name, {})); });
     timed(series, "mount", [&] { (void)value(store.mount_container(name)); });
@@ -87,22 +90,23 @@ void store_once(Series& series, shale::store::Store& store, const std::string& i
     timed(series, "remove", [&] { done(store.remove_container(name, false)); });
 }
 
-std::string report(Series& series) {
+std::string report(Series &series) {
     std::string out;
     double sum = 0;
-    for (const char* name : {"create", "mount", "unmount", "remove"}) {
-        auto& all = series[name];
+    for (const char *name : {"create", "mount", "unmount", "remove"}) {
+        auto &all = series[name];
         std::ranges::sort(all);
         const double median = all[all.size() / 2];
         sum += median;
-        out += fmt::format("\"{}\":{{\"median_us\":{:.0f},\"p99_us\":{:.0f}}},", name, median, all[all.size() * 99 / 100]);
+        out +=
+            fmt::format("\"{}\":{{\"median_us\":{:.0f},\"p99_us\":{:.0f}}},", name, median, all[all.size() * 99 / 100]);
     }
     return fmt::format("{{{}\"sum_of_medians_us\":{:.0f}}}", out, sum);
 }
 
 } // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv) {
     if (argc != 4) die("usage: lifecycle DIR IMAGE.tar COUNT");
     const std::string dir = std::filesystem::absolute(argv[1]), image_file = std::filesystem::absolute(argv[2]);
     const size_t count = std::strtoul(argv[3], nullptr, 10);
@@ -121,7 +125,7 @@ int main(int argc, char** argv) {
         floor_once(floor, lowers, i);
         store_once(engine, *store, "bench:lifecycle", i);
     }
-    fmt::print("{{\"layers\":{},\"count\":{},\"driver\":\"{}\",\"floor\":{},\"shale\":{}}}\n", depth, count, store->driver().name(),
-               report(floor), report(engine));
+    fmt::print("{{\"layers\":{},\"count\":{},\"driver\":\"{}\",\"floor\":{},\"shale\":{}}}\n", depth, count,
+               store->driver().name(), report(floor), report(engine));
     return 0;
 }

@@ -32,9 +32,9 @@ public:
     /// Called once at the end of input: an unfinished stream is DataLoss.
     virtual Status finish() = 0;
 };
-/// The largest zstd window that is taken, the same wherever a layer is read, so that what exports also unpacks: 32 MiB, four times
-/// what RFC 8878 (3.1.1.1.2) asks of every decoder and what levels up to 19 use. A decoder holds its frame's window, one for
-/// each layer that unpacks at once; more would break the bound of 128 MB on an import's memory.
+/// The largest zstd window that is taken, the same wherever a layer is read, so that what exports also unpacks: 32 MiB,
+/// four times what RFC 8878 (3.1.1.1.2) asks of every decoder and what levels up to 19 use. A decoder holds its frame's
+/// window, one for each layer that unpacks at once; more would break the bound of 128 MB on an import's memory.
 constexpr unsigned default_window_log = 25;
 Result<std::unique_ptr<Decoder>> make_decoder(Compression compression, unsigned max_window_log = default_window_log);
 

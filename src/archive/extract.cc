@@ -50,7 +50,9 @@ timespec time_of(const Entry &entry) {
 }
 
 /// Attributes that are the host's to give: overlay's own marks, labels and measurements of security modules.
-bool is_host_key(std::string_view key) { return !is_layer_xattr(key); }
+bool is_host_key(std::string_view key) {
+    return !is_layer_xattr(key);
+}
 
 } // namespace
 

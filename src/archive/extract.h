@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Unpacking a layer archive into its "upper form": a directory tree that holds just this layer's entries, with deletions as whiteouts.
-// Independent of parent layers, so layers unpack in parallel; what needs parents (owner and mode of implied directories,
-// hard links to files of a lower layer) is reported and mended by the driver's apply step.
+// Unpacking a layer archive into its "upper form": a directory tree that holds just this layer's entries, with
+// deletions as whiteouts. Independent of parent layers, so layers unpack in parallel; what needs parents (owner and
+// mode of implied directories, hard links to files of a lower layer) is reported and mended by the driver's apply step.
 //
 // Safety: every path is resolved inside the root descriptor (".." and absolute names and symlinks of this layer
 // are scoped to the root, never followed out of it); nothing outside is ever created, changed or read.
@@ -64,7 +64,7 @@ struct ExtractReport {
 
 /// Reads `tar` to its end and builds the tree below `root_dir` (an open, empty directory).
 /// On error the caller throws the tree away. Errors name the entry (escaped) and its number.
-Result<ExtractReport> extract_tar(TarReader& tar, int root_dir, const ExtractOptions& options,
-                                  const std::atomic<bool>* cancel = nullptr);
+Result<ExtractReport> extract_tar(TarReader &tar, int root_dir, const ExtractOptions &options,
+                                  const std::atomic<bool> *cancel = nullptr);
 
 } // namespace shale::archive

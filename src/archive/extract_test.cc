@@ -173,7 +173,8 @@ TEST_F(Extract, NamesStayInside) {
             "256 bytes");
 }
 
-// A symlink whose target holds a whiteout's name must not make a directory that reads as a deletion (of ".." too) later on.
+// A symlink whose target holds a whiteout's name must not make a directory that reads as a deletion (of ".." too) later
+// on.
 TEST_F(Extract, SymlinkToWhiteoutNameIsRefused) {
     for (const std::string target : {".wh...", ".wh..", ".wh.etc", ".wh..wh..opq", "a/.wh.../b"}) {
         fresh();

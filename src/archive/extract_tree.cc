@@ -157,10 +157,11 @@ Status Extractor::enter(std::span<const std::string_view> parents) {
 
 /// Goes down into `part`, or returns the target when it is a symlink.
 Result<std::optional<std::string>> Extractor::step_into(const std::string &part) {
-    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a name
-    // would read as a deletion, of ".." too, wherever the tree is walked.
+    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a
+    // name would read as a deletion, of ".." too, wherever the tree is walked.
     if (part.starts_with(whiteout_prefix))
-        return fail(Errc::InvalidArgument, fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
+        return fail(Errc::InvalidArgument,
+                    fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
     const int dir = TRY(open_level(stack_.size() - 1));
     const char *name = part.c_str();
     auto opened = sys::open_dir(dir, name);

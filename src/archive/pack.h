@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trees to canonical layer archives (sorted by bytes per directory, depth first; equal trees give equal bytes).
 // Rules (docs/formats/layer-tar.md): a changed entry's parent directories come first; whiteouts are empty regular
-// files ".wh.NAME" mode 0, mtime 0; an opaque directory has ".wh..wh..opq" as first child; hard links: first name in order carries the
-// data; sockets are skipped and counted; xattrs of overlay itself (trusted.overlay.*, user.overlay.*) never leave.
+// files ".wh.NAME" mode 0, mtime 0; an opaque directory has ".wh..wh..opq" as first child; hard links: first name in
+// order carries the data; sockets are skipped and counted; xattrs of overlay itself (trusted.overlay.*, user.overlay.*)
+// never leave.
 #pragma once
 
 #include <sys/stat.h>
@@ -34,22 +35,25 @@ struct PackOptions {
 };
 
 /// Native diff: the tree below `upper_dir` is in upper form already. Cost: entries of the upper only.
-/// Fails with FailedPrecondition when the tree holds redirect or metacopy xattrs (the upper alone does not tell the truth then).
-Result<PackReport> pack_upper(int upper_dir, WhiteoutForm form, const PackOptions& options, const Sink& sink);
+/// Fails with FailedPrecondition when the tree holds redirect or metacopy xattrs (the upper alone does not tell the
+/// truth then).
+Result<PackReport> pack_upper(int upper_dir, WhiteoutForm form, const PackOptions &options, const Sink &sink);
 /// Whole tree as a layer with no parent.
-Result<PackReport> pack_tree(int root_dir, const PackOptions& options, const Sink& sink);
-/// Walk diff: what turns `lower_dir` into `upper_dir`, both complete trees. Size and mtime (ns), mode, owner, type, link target, xattrs,
-/// device are compared; equal size and mtime but other inode: content is compared unless both are the same inode.
-Result<PackReport> pack_diff(int lower_dir, int upper_dir, const PackOptions& options, const Sink& sink);
+Result<PackReport> pack_tree(int root_dir, const PackOptions &options, const Sink &sink);
+/// Walk diff: what turns `lower_dir` into `upper_dir`, both complete trees. Size and mtime (ns), mode, owner, type,
+/// link target, xattrs, device are compared; equal size and mtime but other inode: content is compared unless both are
+/// the same inode.
+Result<PackReport> pack_diff(int lower_dir, int upper_dir, const PackOptions &options, const Sink &sink);
 
 /// The same differences as lists (docker diff's A, C, D); sorted by path. `lower_dir` -1: everything is added.
-using ChangeSink = std::function<Status(const Change&)>;
+using ChangeSink = std::function<Status(const Change &)>;
 /// `lower_exists` tells whether a path exists in the parents (added or modified), from the merged lower view.
-Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const ChangeSink& sink);
-Status tree_changes(int lower_dir, int upper_dir, const ChangeSink& sink);
+Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const ChangeSink &sink);
+Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink);
 
 /// Applies an upper-form tree onto a complete tree by renames within one file system (whiteouts delete, opaque
-/// directories empty first, directories' metadata replaced). `staged_dir` is empty afterwards. For vfs, btrfs, zfs, devicemapper.
+/// directories empty first, directories' metadata replaced). `staged_dir` is empty afterwards. For vfs, btrfs, zfs,
+/// devicemapper.
 Status merge_upper(int staged_dir, WhiteoutForm form, int target_dir);
 
 /// Copies a whole tree into the empty `to_dir`: modes, owners, times (ns), xattrs, hard links, devices, holes.

@@ -18,7 +18,6 @@ namespace {
 /// Extended attributes of one entry; a file system keeps far fewer (ext4: one block), and look-up is linear.
 constexpr size_t max_xattrs = 1024;
 
-
 uint64_t padding_of(uint64_t size) {
     return (block_size - size % block_size) % block_size;
 }

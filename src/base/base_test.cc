@@ -15,7 +15,9 @@ Result<int> positive(int value) {
     if (value <= 0) return fail(Errc::OutOfRange, "not positive");
     return value;
 }
-Result<int> twice(int value) { return 2 * TRY(positive(value)); }
+Result<int> twice(int value) {
+    return 2 * TRY(positive(value));
+}
 
 TEST(Error, TryPassesValuesAndErrors) {
     EXPECT_EQ(twice(4).value(), 8);
@@ -38,7 +40,9 @@ TEST(Error, EveryClassHasItsRow) {
 
 TEST(ScopeGuard, UndoesUnlessReleased) {
     int undone = 0;
-    { ScopeGuard guard([&] { ++undone; }); }
+    {
+        ScopeGuard guard([&] { ++undone; });
+    }
     {
         ScopeGuard guard([&] { ++undone; });
         guard.release();
@@ -57,7 +61,7 @@ TEST(Digest, KnownValueAndChain) {
 
 TEST(Digest, HostileTextIsRefused) {
     const std::string good = Digest::of(std::string_view("x")).text();
-    for (const std::string& bad :
+    for (const std::string &bad :
          {std::string(), std::string("sha256:"), std::string("sha256:../../x"), good + "0", good.substr(0, 70),
           "sha512" + good.substr(6), "sha256:" + std::string(64, 'A'), "sha256:" + std::string(63, 'a') + "/"})
         EXPECT_FALSE(Digest::parse(bad)) << bad;
@@ -68,7 +72,8 @@ TEST(Units, Bytes) {
     EXPECT_EQ(parse_bytes("1.5k").value(), 1536U);
     EXPECT_EQ(parse_bytes("7").value(), 7U);
     EXPECT_EQ(parse_bytes("2 MiB").value(), 2U << 20U);
-    for (const auto* bad : {"", "x", "-1", "1Q", "99999E", "nan", "1GG"}) EXPECT_FALSE(parse_bytes(bad)) << bad;
+    for (const auto *bad : {"", "x", "-1", "1Q", "99999E", "nan", "1GG"})
+        EXPECT_FALSE(parse_bytes(bad)) << bad;
     EXPECT_EQ(format_bytes(1536), "1.5 KiB");
     EXPECT_EQ(format_bytes(17), "17 B");
     EXPECT_EQ(format_count(1234567), "1,234,567");

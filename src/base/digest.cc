@@ -8,21 +8,20 @@
 namespace shale {
 
 struct Sha256::Impl {
-    EVP_MD_CTX* context = EVP_MD_CTX_new();
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
     Impl() = default;
-    Impl(const Impl&) = delete;
-    Impl& operator=(const Impl&) = delete;
+    Impl(const Impl &) = delete;
+    Impl &operator=(const Impl &) = delete;
     ~Impl() { EVP_MD_CTX_free(context); }
 };
 
 // OpenSSL's sha256 fails only when memory for its context is gone; then nothing can go on.
 Sha256::Sha256() : impl_(std::make_unique<Impl>()) {
-    if (impl_->context == nullptr || EVP_DigestInit_ex(impl_->context, EVP_sha256(), nullptr) != 1)
-        std::abort();
+    if (impl_->context == nullptr || EVP_DigestInit_ex(impl_->context, EVP_sha256(), nullptr) != 1) std::abort();
 }
 Sha256::~Sha256() = default;
-Sha256::Sha256(Sha256&&) noexcept = default;
-Sha256& Sha256::operator=(Sha256&&) noexcept = default;
+Sha256::Sha256(Sha256 &&) noexcept = default;
+Sha256 &Sha256::operator=(Sha256 &&) noexcept = default;
 
 void Sha256::update(std::span<const std::byte> data) {
     if (EVP_DigestUpdate(impl_->context, data.data(), data.size()) != 1) std::abort();
@@ -39,8 +38,7 @@ Result<Digest> Digest::parse(std::string_view text) {
     constexpr std::string_view prefix = "sha256:";
     auto bad = [&] {
         return fail(Errc::InvalidArgument,
-                    "digest \"" + std::string(text.substr(0, 100)) +
-                        "\" is not sha256:<64 lower-case hex digits>");
+                    "digest \"" + std::string(text.substr(0, 100)) + "\" is not sha256:<64 lower-case hex digits>");
     };
     if (!text.starts_with(prefix) || text.size() != prefix.size() + 64) return bad();
     auto nibble = [](char c) -> int {
@@ -75,7 +73,7 @@ std::string Digest::hex() const {
     return out;
 }
 
-Digest chain_id(const Digest& parent, const Digest& diff_id) {
+Digest chain_id(const Digest &parent, const Digest &diff_id) {
     if (parent.empty()) return diff_id;
     return Digest::of(parent.text() + " " + diff_id.text());
 }

@@ -21,7 +21,7 @@ namespace shale {
 class Digest {
 public:
     Digest() = default; ///< all zero: "none"
-    explicit Digest(const std::array<uint8_t, 32>& bytes) : bytes_(bytes) {}
+    explicit Digest(const std::array<uint8_t, 32> &bytes) : bytes_(bytes) {}
 
     /// Accepts exactly "sha256:" + 64 lower-case hex digits; anything else is InvalidArgument.
     static Result<Digest> parse(std::string_view text);
@@ -30,9 +30,9 @@ public:
 
     [[nodiscard]] std::string hex() const;
     [[nodiscard]] std::string text() const { return "sha256:" + hex(); }
-    [[nodiscard]] const std::array<uint8_t, 32>& bytes() const noexcept { return bytes_; }
+    [[nodiscard]] const std::array<uint8_t, 32> &bytes() const noexcept { return bytes_; }
     [[nodiscard]] bool empty() const noexcept { return *this == Digest(); }
-    auto operator<=>(const Digest&) const = default;
+    auto operator<=>(const Digest &) const = default;
 
 private:
     std::array<uint8_t, 32> bytes_{};
@@ -43,8 +43,8 @@ class Sha256 {
 public:
     Sha256();
     ~Sha256();
-    Sha256(Sha256&&) noexcept;
-    Sha256& operator=(Sha256&&) noexcept;
+    Sha256(Sha256 &&) noexcept;
+    Sha256 &operator=(Sha256 &&) noexcept;
     void update(std::span<const std::byte> data);
     void update(std::string_view data) { update(std::as_bytes(std::span(data))); }
     /// Digest of all so far; the object is spent afterwards.
@@ -57,13 +57,13 @@ private:
 
 /// OCI chain id: diff id of the first layer, then sha256("<parent chain> <diff id>")
 /// (image-spec config.md, "Layer ChainID"). `parent` empty = first layer.
-Digest chain_id(const Digest& parent, const Digest& diff_id);
+Digest chain_id(const Digest &parent, const Digest &diff_id);
 
 } // namespace shale
 
 /// A digest is its own good hash.
 template <> struct std::hash<shale::Digest> {
-    size_t operator()(const shale::Digest& digest) const noexcept {
+    size_t operator()(const shale::Digest &digest) const noexcept {
         size_t out = 0;
         std::memcpy(&out, digest.bytes().data(), sizeof out);
         return out;

@@ -30,7 +30,7 @@ constexpr std::array<ErrcInfo, 16> table{{
 
 } // namespace
 
-const ErrcInfo& errc_info(Errc code) noexcept {
+const ErrcInfo &errc_info(Errc code) noexcept {
     auto index = static_cast<size_t>(code) - 1;
     return index < table.size() ? table[index] : table[1];
 }
@@ -38,32 +38,44 @@ const ErrcInfo& errc_info(Errc code) noexcept {
 Errc errc_from_errno(int sys_errno) noexcept {
     switch (sys_errno) {
     case ENOENT:
-    case ENODATA: return Errc::NotFound;
-    case EEXIST: return Errc::AlreadyExists;
+    case ENODATA:
+        return Errc::NotFound;
+    case EEXIST:
+        return Errc::AlreadyExists;
     case EPERM:
     case EACCES:
-    case EROFS: return Errc::PermissionDenied;
+    case EROFS:
+        return Errc::PermissionDenied;
     case ENOSPC:
     case EDQUOT:
     case EMFILE:
     case ENFILE:
     case ENOMEM:
-    case EFBIG: return Errc::ResourceExhausted;
+    case EFBIG:
+        return Errc::ResourceExhausted;
     case EINVAL:
     case ENAMETOOLONG:
     case ELOOP:
-    case EXDEV: return Errc::InvalidArgument;
+    case EXDEV:
+        return Errc::InvalidArgument;
     case ENOSYS:
-    case EOPNOTSUPP: return Errc::Unimplemented;
+    case EOPNOTSUPP:
+        return Errc::Unimplemented;
     case EBUSY:
-    case ENOTEMPTY: return Errc::FailedPrecondition;
+    case ENOTEMPTY:
+        return Errc::FailedPrecondition;
     case EAGAIN:
-    case EINTR: return Errc::Unavailable;
-    case ETIMEDOUT: return Errc::DeadlineExceeded;
-    case ECANCELED: return Errc::Canceled;
+    case EINTR:
+        return Errc::Unavailable;
+    case ETIMEDOUT:
+        return Errc::DeadlineExceeded;
+    case ECANCELED:
+        return Errc::Canceled;
     case EIO:
-    case EUCLEAN: return Errc::DataLoss;
-    default: return Errc::Internal;
+    case EUCLEAN:
+        return Errc::DataLoss;
+    default:
+        return Errc::Internal;
     }
 }
 

@@ -42,7 +42,7 @@ struct ErrcInfo {
     int exit_code; ///< of the command line
 };
 
-[[nodiscard]] const ErrcInfo& errc_info(Errc code) noexcept;
+[[nodiscard]] const ErrcInfo &errc_info(Errc code) noexcept;
 
 /// The class that fits an errno best (ENOENT -> NotFound, ENOSPC/EDQUOT -> ResourceExhausted, ...).
 [[nodiscard]] Errc errc_from_errno(int sys_errno) noexcept;
@@ -57,10 +57,10 @@ public:
 
     [[nodiscard]] Errc code() const noexcept { return code_; }
     [[nodiscard]] int sys_errno() const noexcept { return sys_errno_; }
-    [[nodiscard]] const std::string& message() const noexcept { return message_; }
+    [[nodiscard]] const std::string &message() const noexcept { return message_; }
 
     /// Adds what the caller was doing; the last added prints first.
-    Error&& add(std::string context) && {
+    Error &&add(std::string context) && {
         context_.push_back(std::move(context));
         return std::move(*this);
     }
@@ -88,13 +88,13 @@ inline std::unexpected<Error> fail_errno(int sys_errno, std::string what) {
 }
 
 /// Adds a context to a failed result; the text is made only on failure.
-template <class T, class F> Result<T> in_context(Result<T>&& result, F&& context) {
+template <class T, class F> Result<T> in_context(Result<T> &&result, F &&context) {
     if (!result) return std::unexpected(std::move(result).error().add(context()));
     return std::move(result);
 }
 
 namespace detail {
-template <class T> T take(Result<T>&& result) {
+template <class T> T take(Result<T> &&result) {
     if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 } // namespace detail
@@ -102,10 +102,10 @@ template <class T> T take(Result<T>&& result) {
 } // namespace shale
 
 /// Value of a Result, or return its error from the enclosing function.
-#define TRY(...)                                                                                   \
-    __extension__({                                                                                \
-        auto try_result_ = (__VA_ARGS__);                                                          \
-        if (!try_result_) [[unlikely]]                                                             \
-            return std::unexpected(std::move(try_result_).error());                                \
-        ::shale::detail::take(std::move(try_result_));                                             \
+#define TRY(...)                                                                                                       \
+    __extension__({                                                                                                    \
+        auto try_result_ = (__VA_ARGS__);                                                                              \
+        if (!try_result_) [[unlikely]]                                                                                 \
+            return std::unexpected(std::move(try_result_).error());                                                    \
+        ::shale::detail::take(std::move(try_result_));                                                                 \
     })

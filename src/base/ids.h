@@ -12,10 +12,12 @@ namespace shale {
 /// used again, after a crash neither. The only thing from which drivers make paths.
 struct LayerId {
     uint64_t value = 0;
-    auto operator<=>(const LayerId&) const = default;
+    auto operator<=>(const LayerId &) const = default;
 };
 
-inline std::string to_string(LayerId id) { return std::to_string(id.value); }
+inline std::string to_string(LayerId id) {
+    return std::to_string(id.value);
+}
 
 } // namespace shale
 

@@ -24,7 +24,8 @@ std::string format_bytes(uint64_t bytes) {
 
 std::string format_count(uint64_t count) {
     std::string digits = std::to_string(count);
-    for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, ",");
+    for (size_t i = digits.size(); i > 3; i -= 3)
+        digits.insert(i - 3, ",");
     return digits;
 }
 
@@ -32,7 +33,8 @@ Result<uint64_t> parse_bytes(std::string_view text) {
     double value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
-    while (unit.starts_with(' ')) unit.remove_prefix(1);
+    while (unit.starts_with(' '))
+        unit.remove_prefix(1);
     int shift = -1;
     constexpr std::string_view letters = "KMGTPE";
     if (unit.empty() || unit == "B" || unit == "b") {

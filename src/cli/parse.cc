@@ -276,7 +276,8 @@ private:
             line_.globals.flags.max_layer_bytes =
                 TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
         if (line_.globals.dry_run && !has_dry_run())
-            return fail(Errc::InvalidArgument, "this command has no --dry-run: that is for image rm, container rm, lease rm and gc");
+            return fail(Errc::InvalidArgument,
+                        "this command has no --dry-run: that is for image rm, container rm, lease rm and gc");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())

@@ -94,7 +94,8 @@ Status LayerRoot::exchange(LayerId fresh, LayerId old) const {
     const std::string from = to_string(fresh);
     const std::string to = to_string(old);
     auto done = sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_EXCHANGE);
-    if (!done && is_missing(done.error())) return sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_NOREPLACE);
+    if (!done && is_missing(done.error()))
+        return sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_NOREPLACE);
     return done;
 }
 

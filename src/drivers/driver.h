@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every storage driver does. A driver keeps layers' trees on disk and nothing else: names, parents, digests are the store's
-// records, handed in with each call. Layer ids come from the store and are never used twice.
+// What every storage driver does. A driver keeps layers' trees on disk and nothing else: names, parents, digests are
+// the store's records, handed in with each call. Layer ids come from the store and are never used twice.
 //
 // Life of a layer in a driver:
-//   import:    stage(id) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) -> sync(id) : sealed
-//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id)
-//   removal:   remove(id) = rename into trash, O(1) -> reap() unlinks
+//   import:    stage(id) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) -> sync(id) :
+//   sealed container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) removal:   remove(id) = rename into
+//   trash, O(1) -> reap() unlinks
 // Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
 // Thread safety: calls for different ids may run at once; the store serialises calls for one id.
 #pragma once
@@ -43,7 +43,7 @@ struct ProbeReport {
 };
 
 struct Usage {
-    uint64_t bytes = 0;  ///< allocated on disk (st_blocks), own only, parents excluded
+    uint64_t bytes = 0; ///< allocated on disk (st_blocks), own only, parents excluded
     uint64_t inodes = 0;
     bool counted = false; ///< true: O(1) from the file system's counters; false: walked
 };
@@ -63,7 +63,7 @@ struct Staging {
 class QuotaControl {
 public:
     virtual ~QuotaControl() = default;
-    virtual Status set(LayerId id, const Quota& quota) = 0;
+    virtual Status set(LayerId id, const Quota &quota) = 0;
     virtual Result<Quota> get(LayerId id) = 0;
 };
 
@@ -74,11 +74,12 @@ public:
 
     /// An empty staged layer; a leftover with this id is removed first.
     virtual Result<Staging> stage(LayerId id) = 0;
-    /// Turns the staged tree into the layer's content over `parents` (all sealed): owner and mode of implied directories
-    /// from the nearest parent that has them (docs/formats/layer-tar.md), deferred hard links copied up, vfs: merged into a copy.
-    virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport& report) = 0;
+    /// Turns the staged tree into the layer's content over `parents` (all sealed): owner and mode of implied
+    /// directories from the nearest parent that has them (docs/formats/layer-tar.md), deferred hard links copied up,
+    /// vfs: merged into a copy.
+    virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) = 0;
     /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
-    virtual Status create(LayerId id, Parents parents, const Quota& quota) = 0;
+    virtual Status create(LayerId id, Parents parents, const Quota &quota) = 0;
     /// A writable layer becomes immutable. Not mounted any more (the store checks).
     virtual Status seal(LayerId id, Parents parents) = 0;
     /// Everything of these layers is on stable storage when this returns (one syncfs for all).
@@ -94,7 +95,7 @@ public:
     /// O(1): the layer's data goes to the trash. Missing id = done. Safe in every state of the layer.
     virtual Status remove(LayerId id) = 0;
     /// Deletes what lies in the trash; returns entries removed. Any number may run at once, also in other processes.
-    virtual Result<uint64_t> reap(const std::atomic<bool>* cancel) = 0;
+    virtual Result<uint64_t> reap(const std::atomic<bool> *cancel) = 0;
     struct TrashUsage {
         uint64_t layers = 0;
         uint64_t bytes = 0, inodes = 0; ///< walked
@@ -112,8 +113,8 @@ public:
         bool native = false;     ///< read from the upper alone
         std::string walk_reason; ///< why not native
     };
-    virtual Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink& sink) = 0;
-    virtual Status changes(LayerId id, Parents parents, const archive::ChangeSink& sink) = 0;
+    virtual Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) = 0;
+    virtual Status changes(LayerId id, Parents parents, const archive::ChangeSink &sink) = 0;
     /// Opens the complete tree (layer over parents) read-only, without a visible mount where that can be; the guard
     /// undoes whatever was mounted.
     struct View {
@@ -129,7 +130,7 @@ public:
     /// Structural check of one layer (directories, links, leftovers): texts of what is wrong, empty = fine.
     virtual Result<std::vector<std::string>> check(LayerId id, Parents parents) = 0;
 
-    virtual QuotaControl* quota() noexcept { return nullptr; }
+    virtual QuotaControl *quota() noexcept { return nullptr; }
 };
 
 /// Options of a driver, already validated as key=value ("redirect_dir" -> "on"); see options().
@@ -141,18 +142,18 @@ struct OptionInfo {
 /// One row of the only list of drivers.
 struct DriverInfo {
     std::string_view name;
-    int priority;       ///< lower is tried first when no driver is named
+    int priority; ///< lower is tried first when no driver is named
     std::string_view summary;
     std::span<const OptionInfo> options;
     /// `root`: the store's directory for this driver; made by the factory (0700 / 0711).
-    Result<std::unique_ptr<Driver>> (*open)(const std::string& root, const DriverOptions& options);
+    Result<std::unique_ptr<Driver>> (*open)(const std::string &root, const DriverOptions &options);
 };
 
 /// All drivers, by priority. registry.cc is the only list.
 std::span<const DriverInfo> registry() noexcept;
 /// Unknown name: NotFound with the names there are.
-Result<const DriverInfo*> find_driver(std::string_view name);
+Result<const DriverInfo *> find_driver(std::string_view name);
 /// The first driver whose probe says usable under `root`; the reasons of those passed over are in the error.
-Result<const DriverInfo*> choose_driver(const std::string& root);
+Result<const DriverInfo *> choose_driver(const std::string &root);
 
 } // namespace shale::drivers

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Images as documents: OCI image-spec v1 and Docker schema 2 manifests, configs, indexes. All input is hostile: sizes bounded, depth
-// bounded, digests verified before a document counts, a document with both "layers" and "manifests" refused (CVE-2021-41190).
+// Images as documents: OCI image-spec v1 and Docker schema 2 manifests, configs, indexes. All input is hostile: sizes
+// bounded, depth bounded, digests verified before a document counts, a document with both "layers" and "manifests"
+// refused (CVE-2021-41190).
 #pragma once
 
 #include <cstdint>
@@ -54,7 +55,7 @@ Result<std::vector<Descriptor>> parse_index(std::string_view json);
 Result<Config> parse_config(std::string_view json, std::optional<size_t> layers = std::nullopt);
 
 /// OCI documents that shale writes (sorted keys, no white space: equal input gives equal bytes).
-std::string write_manifest(const Descriptor& config, const std::vector<Descriptor>& layers);
+std::string write_manifest(const Descriptor &config, const std::vector<Descriptor> &layers);
 /// Child config for a commit: parent's config bytes with one diff_id and one history row more. Empty parent: a new one.
 struct CommitInfo {
     Digest diff_id;
@@ -62,7 +63,7 @@ struct CommitInfo {
     std::string created_by, comment, author;
     std::vector<std::string> cmd; ///< replaces Cmd when not empty
 };
-Result<std::string> write_child_config(std::string_view parent_config_json, const CommitInfo& info);
+Result<std::string> write_child_config(std::string_view parent_config_json, const CommitInfo &info);
 
 /// A reference as people write it: "debian", "debian:12", "host:5000/a/b:tag", normalised to have a tag (":latest").
 /// Refuses control characters, "..", spaces, over 255+128 bytes (docker's reference grammar).
@@ -81,20 +82,21 @@ struct SourceImage {
     std::string config_json;
     Manifest manifest;
     Config config;
-    std::vector<BlobView> layers;   ///< same order as manifest.layers
+    std::vector<BlobView> layers;       ///< same order as manifest.layers
     bool manifest_is_synthetic = false; ///< docker-save: digests of uncompressed layers, manifest made here
 };
 
 struct SourceOptions {
     std::string os = "linux", architecture = "amd64"; ///< choice within an index
-    std::string reference;  ///< only this image of several; empty = all
-    std::string spool_dir;  ///< for compressed archives and pipes: unnamed temporary file (O_TMPFILE) here
+    std::string reference;                            ///< only this image of several; empty = all
+    std::string spool_dir; ///< for compressed archives and pipes: unnamed temporary file (O_TMPFILE) here
     uint64_t max_spool_bytes = uint64_t{1} << 38U;
 };
 
-/// Opens a path: directory with oci-layout; tar of one; docker-save tar (with or without OCI files inside; OCI preferred);
-/// any of the tars gzip- or zstd-compressed; "-" = standard input. Foreign-layer urls are never fetched (CVE-2020-15157).
-Result<std::vector<SourceImage>> open_source(const std::string& path, const SourceOptions& options);
+/// Opens a path: directory with oci-layout; tar of one; docker-save tar (with or without OCI files inside; OCI
+/// preferred); any of the tars gzip- or zstd-compressed; "-" = standard input. Foreign-layer urls are never fetched
+/// (CVE-2020-15157).
+Result<std::vector<SourceImage>> open_source(const std::string &path, const SourceOptions &options);
 
 /// What an export writes: documents and layer blobs by digest.
 struct ExportLayer {
@@ -108,10 +110,10 @@ struct ExportImage {
     std::vector<ExportLayer> layers;
 };
 enum class ExportFormat : uint8_t { oci_dir, oci_archive, docker_archive };
-/// OCI: blobs byte for byte, index.json with org.opencontainers.image.ref.name (the tag) and io.containerd.image.name annotations.
-/// Docker archive: loadable by docker and podman load: manifest.json, <hex>.json and <diff id hex>/layer.tar, no OCI files.
-/// Each blob's digest is recomputed while it is written; a difference is DataLoss. Written to PATH.partial-PID, fsynced, renamed;
-/// PATH "-" = standard output (archives only).
-Status write_export(const ExportImage& image, ExportFormat format, const std::string& path);
+/// OCI: blobs byte for byte, index.json with org.opencontainers.image.ref.name (the tag) and io.containerd.image.name
+/// annotations. Docker archive: loadable by docker and podman load: manifest.json, <hex>.json and <diff id
+/// hex>/layer.tar, no OCI files. Each blob's digest is recomputed while it is written; a difference is DataLoss.
+/// Written to PATH.partial-PID, fsynced, renamed; PATH "-" = standard output (archives only).
+Status write_export(const ExportImage &image, ExportFormat format, const std::string &path);
 
 } // namespace shale::oci

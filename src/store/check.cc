@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checking: quick = records against driver and blob files; full = every entry of every layer against the layer's own blob (type, mode,
-// owner, size, mtime, link target, xattrs stated there); data = blob digests and file contents as well. Read-only unless repair.
+// Checking: quick = records against driver and blob files; full = every entry of every layer against the layer's own
+// blob (type, mode, owner, size, mtime, link target, xattrs stated there); data = blob digests and file contents as
+// well. Read-only unless repair.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,12 +18,12 @@
 
 namespace shale::store {
 
-Result<CheckReport> Store::check(CheckLevel level, const Progress& progress, bool repair) {
+Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, bool repair) {
     CheckReport report;
     // Shared: nothing is collected while it is looked at; other work goes on.
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, repair ? sys::LockMode::exclusive : sys::LockMode::shared));
-    auto problem = [&](std::string object, std::string what, std::string remedy) -> Problem& {
+    auto problem = [&](std::string object, std::string what, std::string remedy) -> Problem & {
         return report.problems.emplace_back(Problem{std::move(object), std::move(what), std::move(remedy), false});
     };
     const std::string import_again = "import the image again, or run `shale check --repair` while its blob is good";
@@ -36,7 +37,8 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress& progress, boo
         const std::string object = "blob " + digest.text();
         const auto info = TRY(sys::stat_if_exists(blobs_fd_.get(), digest.hex().c_str()));
         std::string what;
-        if (!info) what = "is recorded and missing on disk";
+        if (!info)
+            what = "is recorded and missing on disk";
         else if (static_cast<uint64_t>(info->st_size) != blobs.count(1))
             what = fmt::format("has {} bytes, {} are recorded", info->st_size, blobs.count(1));
         else if (level == CheckLevel::data) {
@@ -51,16 +53,19 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress& progress, boo
 
     // Records against the driver's disk.
     std::unordered_set<LayerId> on_disk;
-    for (const LayerId id : TRY(driver_->list())) on_disk.insert(id);
-    for (const auto& layer : TRY(list_layers())) {
+    for (const LayerId id : TRY(driver_->list()))
+        on_disk.insert(id);
+    for (const auto &layer : TRY(list_layers())) {
         ++report.layers;
         const std::string object = fmt::format("layer {} ({})", layer.id.value, layer.chain_id.text().substr(0, 19));
         if (progress) progress({ProgressEvent::Kind::note, object, report.layers, 0});
         std::vector<std::string> found;
         const auto chain = TRY(chain_of(layer.id));
         const auto parents = std::span(chain).subspan(1);
-        if (!on_disk.contains(layer.id)) found.emplace_back("its directory is missing");
-        else found = TRY(driver_->check(layer.id, parents));
+        if (!on_disk.contains(layer.id))
+            found.emplace_back("its directory is missing");
+        else
+            found = TRY(driver_->check(layer.id, parents));
         on_disk.erase(layer.id);
         if (found.empty() && level != CheckLevel::quick && !bad_blobs.contains(layer.blob)) {
             auto compared = compare_layer(layer, parents, level);
@@ -75,47 +80,56 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress& progress, boo
         bool repaired = false;
         std::string failure;
         if (repair && !bad_blobs.contains(layer.blob)) {
-            if (auto done = reapply_layer(layer, parents); done) repaired = true;
-            else failure = "; repair failed: " + done.error().text();
+            if (auto done = reapply_layer(layer, parents); done)
+                repaired = true;
+            else
+                failure = "; repair failed: " + done.error().text();
         }
-        for (auto& what : found) problem(object, what + failure, import_again).repaired = repaired;
+        for (auto &what : found)
+            problem(object, what + failure, import_again).repaired = repaired;
     }
-    for (const auto& container : TRY(list_containers())) {
+    for (const auto &container : TRY(list_containers())) {
         ++report.containers;
         if (!on_disk.contains(container.id))
-            problem("container " + container.name, "its directory is missing", "its data is lost; remove it with `shale container rm`");
+            problem("container " + container.name, "its directory is missing",
+                    "its data is lost; remove it with `shale container rm`");
         else
-            for (auto& what : TRY(driver_->check(container.id, container.parents)))
+            for (auto &what : TRY(driver_->check(container.id, container.parents)))
                 problem("container " + container.name, std::move(what), "see docs/operations.md");
         on_disk.erase(container.id);
     }
-    // What is made just now owns a directory too: a layer by its intent, a container by its byte until its row is there.
+    // What is made just now owns a directory too: a layer by its intent, a container by its byte until its row is
+    // there.
     for (const LayerId id : on_disk) {
         auto owner = TRY(locks_->hold());
         if (!TRY(owner.try_add(Locks::container_offset(id), sys::LockMode::shared))) continue;
-        auto row = TRY(records_->prepare("SELECT 1 FROM layers WHERE id = ?1 UNION ALL SELECT 1 FROM containers WHERE id = ?1"));
-        if (!TRY(row.bind(id).step())) problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
+        auto row = TRY(
+            records_->prepare("SELECT 1 FROM layers WHERE id = ?1 UNION ALL SELECT 1 FROM containers WHERE id = ?1"));
+        if (!TRY(row.bind(id).step()))
+            problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
     }
 
-    for (const auto& image : TRY(list_images()))
-        for (const auto& document : {image.manifest, image.config})
+    for (const auto &image : TRY(list_images()))
+        for (const auto &document : {image.manifest, image.config})
             if (!bad_blobs.contains(document) && !read_document(document))
-                problem("image " + image.manifest.text(), "document " + document.text() + " cannot be read", import_again);
+                problem("image " + image.manifest.text(), "document " + document.text() + " cannot be read",
+                        import_again);
     return report;
 }
 
-Result<TreeComparison> Store::compare_layer(const LayerInfo& layer, drivers::Parents parents, CheckLevel level) {
+Result<TreeComparison> Store::compare_layer(const LayerInfo &layer, drivers::Parents parents, CheckLevel level) {
     const auto blob = TRY(open_blob(layer.blob));
     auto view = TRY(driver_->open_view(layer.id, parents));
     return compare_tree(blob, view.root.get(), level == CheckLevel::data, extract_options({}, options_.tar_limits));
 }
 
-/// Unpacks the layer's blob anew beside the damaged one and swaps them; containers above see the good files after their next mount.
-/// The caller holds the gc byte exclusively.
-Status Store::reapply_layer(const LayerInfo& layer, drivers::Parents parents) {
-    for (const auto& container : TRY(list_containers()))
+/// Unpacks the layer's blob anew beside the damaged one and swaps them; containers above see the good files after their
+/// next mount. The caller holds the gc byte exclusively.
+Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
+    for (const auto &container : TRY(list_containers()))
         if (!container.mounted_at.empty() && std::ranges::find(container.parents, layer.id) != container.parents.end())
-            return fail(Errc::FailedPrecondition, fmt::format("container {} uses it and is mounted; unmount it first", container.name));
+            return fail(Errc::FailedPrecondition,
+                        fmt::format("container {} uses it and is mounted; unmount it first", container.name));
     const auto blob = TRY(open_blob(layer.blob));
     // A layer of its own until it is whole and synced; only then the two change places. A crash at any point leaves one
     // complete tree in place (or the damaged one), and the staging row tells the next open what to clear away.

@@ -22,17 +22,21 @@ constexpr size_t max_differences = 100;
 /// Bytes of a blob, decompressed, as TarReader takes them.
 class BlobBlocks {
 public:
-    explicit BlobBlocks(const oci::BlobView& blob) : blob_(blob), in_(buffer_bytes), out_(buffer_bytes) {}
+    explicit BlobBlocks(const oci::BlobView &blob) : blob_(blob), in_(buffer_bytes), out_(buffer_bytes) {}
 
     Result<std::span<const std::byte>> next() {
         for (;;) {
             if (!decoder_ || have_ == 0) {
                 const auto wanted = std::min<uint64_t>(in_.size(), blob_.size - done_);
-                have_ = wanted == 0 ? 0 : TRY(sys::pread_some(blob_.file->get(), std::span(in_).first(wanted), blob_.offset + done_));
+                have_ =
+                    wanted == 0
+                        ? 0
+                        : TRY(sys::pread_some(blob_.file->get(), std::span(in_).first(wanted), blob_.offset + done_));
                 done_ += have_;
                 at_ = 0;
                 if (!decoder_)
-                    decoder_ = TRY(archive::make_decoder(TRY(archive::detect_compression(std::span(in_).first(have_)))));
+                    decoder_ =
+                        TRY(archive::make_decoder(TRY(archive::detect_compression(std::span(in_).first(have_)))));
             }
             const auto step = TRY(decoder_->step(std::span(in_).subspan(at_, have_), out_));
             at_ += step.consumed;
@@ -43,7 +47,7 @@ public:
     }
 
 private:
-    const oci::BlobView& blob_;
+    const oci::BlobView &blob_;
     std::vector<std::byte> in_, out_;
     std::unique_ptr<archive::Decoder> decoder_;
     uint64_t done_ = 0;
@@ -82,42 +86,49 @@ std::string clean(std::string_view path) {
 mode_t file_type(archive::EntryType type) {
     using enum archive::EntryType;
     switch (type) {
-    case directory: return S_IFDIR;
-    case symlink: return S_IFLNK;
-    case char_device: return S_IFCHR;
-    case block_device: return S_IFBLK;
-    case fifo: return S_IFIFO;
-    default: return S_IFREG;
+    case directory:
+        return S_IFDIR;
+    case symlink:
+        return S_IFLNK;
+    case char_device:
+        return S_IFCHR;
+    case block_device:
+        return S_IFBLK;
+    case fifo:
+        return S_IFIFO;
+    default:
+        return S_IFREG;
     }
 }
 
 class Comparison {
 public:
-    Comparison(int root, bool contents, const archive::ExtractOptions& options)
+    Comparison(int root, bool contents, const archive::ExtractOptions &options)
         : root_(root), contents_(contents), options_(options) {}
 
-    void state(const archive::Entry& entry, const Digest& content);
+    void state(const archive::Entry &entry, const Digest &content);
     Result<TreeComparison> finish();
 
 private:
-    Status compare(const std::string& path, const Stated& stated);
-    void differs(const std::string& path, std::string what);
+    Status compare(const std::string &path, const Stated &stated);
+    void differs(const std::string &path, std::string what);
 
     int root_;
     bool contents_;
-    const archive::ExtractOptions& options_;
+    const archive::ExtractOptions &options_;
     std::map<std::string, Stated> stated_;
     std::vector<std::string> deleted_;
     TreeComparison out_;
     uint64_t more_ = 0;
 };
 
-void Comparison::state(const archive::Entry& entry, const Digest& content) {
+void Comparison::state(const archive::Entry &entry, const Digest &content) {
     const std::string path = clean(entry.path);
     const auto slash = path.rfind('/');
     const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
     if (name.starts_with(".wh.")) {
-        if (!name.starts_with(".wh..wh.")) deleted_.push_back(path.substr(0, path.size() - name.size()) + name.substr(4));
+        if (!name.starts_with(".wh..wh."))
+            deleted_.push_back(path.substr(0, path.size() - name.size()) + name.substr(4));
         return;
     }
     if (entry.type == archive::EntryType::hard_link) {
@@ -128,18 +139,21 @@ void Comparison::state(const archive::Entry& entry, const Digest& content) {
     if (device && !options_.allow_devices) return;
     // A non-directory in place of a directory takes what was below with it.
     if (entry.type != archive::EntryType::directory)
-        for (auto below = stated_.upper_bound(path + "/"); below != stated_.end() && below->first.starts_with(path + "/");)
+        for (auto below = stated_.upper_bound(path + "/");
+             below != stated_.end() && below->first.starts_with(path + "/");)
             below = stated_.erase(below);
-    stated_[path] = {entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_s, entry.mtime_ns,
-                     entry.dev_major, entry.dev_minor, entry.link, content, entry.xattrs};
+    stated_[path] = {entry.type,     entry.mode,      entry.uid,       entry.gid,  entry.size, entry.mtime_s,
+                     entry.mtime_ns, entry.dev_major, entry.dev_minor, entry.link, content,    entry.xattrs};
 }
 
-void Comparison::differs(const std::string& path, std::string what) {
-    if (out_.differences.size() < max_differences) out_.differences.push_back("/" + path + " " + std::move(what));
-    else ++more_;
+void Comparison::differs(const std::string &path, std::string what) {
+    if (out_.differences.size() < max_differences)
+        out_.differences.push_back("/" + path + " " + std::move(what));
+    else
+        ++more_;
 }
 
-Status Comparison::compare(const std::string& path, const Stated& stated) {
+Status Comparison::compare(const std::string &path, const Stated &stated) {
     ++out_.entries;
     // Resolved inside the root: the archive may name a path through a symlink of its own.
     auto opened = sys::open_at2(root_, path.empty() ? "." : path.c_str(), O_PATH | O_NOFOLLOW,
@@ -159,22 +173,24 @@ Status Comparison::compare(const std::string& path, const Stated& stated) {
     if (!link && (info.st_mode & 07777) != stated.mode)
         differs(path, fmt::format("has mode {:04o}, its layer says {:04o}", info.st_mode & 07777, stated.mode));
     if (options_.owners == archive::OwnerPolicy::keep && (info.st_uid != stated.uid || info.st_gid != stated.gid))
-        differs(path, fmt::format("belongs to {}:{}, its layer says {}:{}", info.st_uid, info.st_gid, stated.uid, stated.gid));
+        differs(path, fmt::format("belongs to {}:{}, its layer says {}:{}", info.st_uid, info.st_gid, stated.uid,
+                                  stated.gid));
     if (stated.type == archive::EntryType::file && static_cast<uint64_t>(info.st_size) != stated.size)
         differs(path, fmt::format("has {} bytes, its layer says {}", info.st_size, stated.size));
     else if (stated.type == archive::EntryType::file && contents_) {
-        const UniqueFd file = TRY(sys::open_at2(root_, path.c_str(), O_RDONLY | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS));
+        const UniqueFd file =
+            TRY(sys::open_at2(root_, path.c_str(), O_RDONLY | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS));
         if (TRY(digest_of_fd(file.get())) != stated.content) differs(path, "has other content");
     }
     if (info.st_mtim.tv_sec != stated.mtime_s || static_cast<uint32_t>(info.st_mtim.tv_nsec) != stated.mtime_ns)
-        differs(path, fmt::format("was modified at {}.{:09}, its layer says {}.{:09}", info.st_mtim.tv_sec, info.st_mtim.tv_nsec,
-                                  stated.mtime_s, stated.mtime_ns));
+        differs(path, fmt::format("was modified at {}.{:09}, its layer says {}.{:09}", info.st_mtim.tv_sec,
+                                  info.st_mtim.tv_nsec, stated.mtime_s, stated.mtime_ns));
     if (link && TRY(sys::read_link(opened->get(), "")) != stated.link) differs(path, "points elsewhere");
     if ((stated.type == archive::EntryType::char_device || stated.type == archive::EntryType::block_device) &&
         (major(info.st_rdev) != stated.major || minor(info.st_rdev) != stated.minor))
         differs(path, "is another device");
     if (!link)
-        for (const auto& [key, value] : stated.xattrs) {
+        for (const auto &[key, value] : stated.xattrs) {
             if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
             auto found = sys::get_xattr(opened->get(), "", key.c_str());
             if (!found || !*found || **found != value) differs(path, "lacks xattr " + key + " as its layer has it");
@@ -183,8 +199,9 @@ Status Comparison::compare(const std::string& path, const Stated& stated) {
 }
 
 Result<TreeComparison> Comparison::finish() {
-    for (const auto& [path, stated] : stated_) TRY(compare(path, stated));
-    for (const auto& path : deleted_) {
+    for (const auto &[path, stated] : stated_)
+        TRY(compare(path, stated));
+    for (const auto &path : deleted_) {
         if (stated_.contains(path)) continue;
         if (sys::open_at2(root_, path.c_str(), O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
             differs(path, "exists, its layer deletes it");
@@ -206,8 +223,8 @@ Result<Digest> digest_of_fd(int fd) {
     }
 }
 
-Result<TreeComparison> compare_tree(const oci::BlobView& blob, int root_dir, bool contents,
-                                    const archive::ExtractOptions& options) {
+Result<TreeComparison> compare_tree(const oci::BlobView &blob, int root_dir, bool contents,
+                                    const archive::ExtractOptions &options) {
     BlobBlocks blocks(blob);
     archive::TarReader tar([&] { return blocks.next(); }, options.limits);
     Comparison comparison(root_dir, contents, options);
@@ -232,7 +249,7 @@ Result<TreeComparison> compare_tree(const oci::BlobView& blob, int root_dir, boo
                 for (; at < until; at += std::min<uint64_t>(zeros.size(), until - at))
                     hash.update(std::span(zeros).first(std::min<uint64_t>(zeros.size(), until - at)));
             };
-            for (const auto& range : entry.sparse) {
+            for (const auto &range : entry.sparse) {
                 fill(range.offset);
                 for (uint64_t left = range.length; left > 0;) {
                     if (piece.empty()) piece = TRY(tar.data());

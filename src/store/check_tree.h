@@ -17,10 +17,11 @@ struct TreeComparison {
     std::vector<std::string> differences; ///< at most 100, then "... and N more"
 };
 
-/// Reads the archive `blob` and compares each entry that still stands (later entries win) with the complete tree at `root_dir`.
-/// `contents`: file bytes too. Owners are compared only when `options` keep them; device nodes only when they are made.
-Result<TreeComparison> compare_tree(const oci::BlobView& blob, int root_dir, bool contents,
-                                    const archive::ExtractOptions& options);
+/// Reads the archive `blob` and compares each entry that still stands (later entries win) with the complete tree at
+/// `root_dir`. `contents`: file bytes too. Owners are compared only when `options` keep them; device nodes only when
+/// they are made.
+Result<TreeComparison> compare_tree(const oci::BlobView &blob, int root_dir, bool contents,
+                                    const archive::ExtractOptions &options);
 
 /// Digest of all bytes of a file.
 Result<Digest> digest_of_fd(int fd);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Committing a container: its changes become a layer blob (canonical tar, compressed), which is unpacked like any imported one, so
-// that digest and diff id are proved on the way; then child config, manifest, one sync, one transaction. The container stays as it is.
+// Committing a container: its changes become a layer blob (canonical tar, compressed), which is unpacked like any
+// imported one, so that digest and diff id are proved on the way; then child config, manifest, one sync, one
+// transaction. The container stays as it is.
 #include <fmt/format.h>
 
 #include "archive/unpack.h"
@@ -12,7 +13,7 @@
 
 namespace shale::store {
 
-Result<CommitResult> Store::commit_container(const CommitRequest& request) {
+Result<CommitResult> Store::commit_container(const CommitRequest &request) {
     const std::string name = TRY(oci::normalize_reference(request.name));
     CommitResult out;
     auto locks = TRY(locks_->hold());
@@ -76,7 +77,8 @@ Result<CommitResult> Store::commit_container(const CommitRequest& request) {
     source.config = TRY(oci::parse_config(source.config_json, layers.size()));
     source.names = {name};
     // The parents' blobs are in the store already; only the new one has bytes to read.
-    for (size_t i = 0; i + 1 < layers.size(); ++i) source.layers.push_back(TRY(open_blob(layers[i].digest)));
+    for (size_t i = 0; i + 1 < layers.size(); ++i)
+        source.layers.push_back(TRY(open_blob(layers[i].digest)));
     source.layers.push_back({std::make_shared<UniqueFd>(std::move(blob)), 0, blob_bytes});
 
     ImportRequest import;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Containers: a writable layer with a name.
-// create: driver.create -> row. remove: row deleted -> driver.remove (rename to trash). One transaction each; a crash between the two
-// steps leaves a directory that no row names, which gc takes (an id is never given again, so nothing else can come to own it).
-// While a container is made its byte in ROOT/lock is held: that tells a directory still without a row from a left one.
+// create: driver.create -> row. remove: row deleted -> driver.remove (rename to trash). One transaction each; a crash
+// between the two steps leaves a directory that no row names, which gc takes (an id is never given again, so nothing
+// else can come to own it). While a container is made its byte in ROOT/lock is held: that tells a directory still
+// without a row from a left one.
 #include <fmt/format.h>
 #include <sys/mount.h>
 
@@ -27,9 +28,10 @@ Status check_name(std::string_view name) {
     const bool good = !name.empty() && name.size() <= 128 && plain(name[0]) &&
                       std::ranges::all_of(name, [&](char c) { return plain(c) || c == '_' || c == '.' || c == '-'; });
     if (good) return {};
-    return fail(Errc::InvalidArgument,
-                fmt::format("container name \"{}\" must be 1 to 128 of letters, digits, '_', '.', '-', a letter or digit first",
-                            name.substr(0, 150)));
+    return fail(
+        Errc::InvalidArgument,
+        fmt::format("container name \"{}\" must be 1 to 128 of letters, digits, '_', '.', '-', a letter or digit first",
+                    name.substr(0, 150)));
 }
 
 } // namespace
@@ -41,7 +43,7 @@ struct Store::Row {
     std::string target; ///< where it was last mounted by hand; says nothing about now
 };
 
-Store::Row Store::read_container(const Statement& row) {
+Store::Row Store::read_container(const Statement &row) {
     Row out;
     out.info.id = row.id(0);
     out.info.name = row.text(1);
@@ -54,15 +56,19 @@ Store::Row Store::read_container(const Statement& row) {
     return out;
 }
 
-std::string Store::mount_point(LayerId id) const { return fmt::format("{}/mnt/{}", options_.root, id.value); }
+std::string Store::mount_point(LayerId id) const {
+    return fmt::format("{}/mnt/{}", options_.root, id.value);
+}
 
-Result<ContainerInfo> Store::create_container(std::string_view image, std::string_view name, const drivers::Quota& quota) {
+Result<ContainerInfo> Store::create_container(std::string_view image, std::string_view name,
+                                              const drivers::Quota &quota) {
     if (!name.empty()) TRY(check_name(name));
     if ((quota.bytes != 0 || quota.inodes != 0) && driver_->quota() == nullptr)
-        return fail(Errc::Unimplemented,
-                    fmt::format("driver {} cannot limit a container here; `shale drivers` says why (overlay2 needs ext4 or xfs "
-                                "mounted with prjquota)",
-                                driver_->name()));
+        return fail(
+            Errc::Unimplemented,
+            fmt::format("driver {} cannot limit a container here; `shale drivers` says why (overlay2 needs ext4 or xfs "
+                        "mounted with prjquota)",
+                        driver_->name()));
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
 
@@ -72,11 +78,13 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
         info.image_name = image;
         auto layers = TRY(records_->prepare("SELECT layer FROM image_layers WHERE image = ? ORDER BY position DESC"));
         layers.bind(*info.image);
-        while (TRY(layers.step())) info.parents.push_back(layers.id(0));
+        while (TRY(layers.step()))
+            info.parents.push_back(layers.id(0));
     }
     if (info.parents.size() + 1 > driver_->max_depth())
-        return fail(Errc::FailedPrecondition, fmt::format("image {} has {} layers; driver {} can stack {} with a container's own",
-                                                          image, info.parents.size(), driver_->name(), driver_->max_depth()));
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("image {} has {} layers; driver {} can stack {} with a container's own", image,
+                                info.parents.size(), driver_->name(), driver_->max_depth()));
     info.quota = quota;
     info.created_ns = now_ns();
     info.id = TRY(records_->new_id());
@@ -86,12 +94,15 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
     TRY(in_context(driver_->create(info.id, info.parents, quota), [&] { return "create container " + info.name; }));
 
     auto tx = TRY(records_->begin(Sync::relaxed));
-    auto insert = TRY(tx.prepare("INSERT INTO containers(id, name, parent, image, image_name, quota_bytes, quota_inodes, created_ns) "
-                                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"));
+    auto insert = TRY(
+        tx.prepare("INSERT INTO containers(id, name, parent, image, image_name, quota_bytes, quota_inodes, created_ns) "
+                   "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.bind(info.id).bind(std::string_view(info.name));
     insert.bind(info.parents.empty() ? std::nullopt : std::optional(info.parents.front()));
-    if (info.image) insert.bind(*info.image);
-    else insert.bind_null();
+    if (info.image)
+        insert.bind(*info.image);
+    else
+        insert.bind_null();
     insert.bind(std::string_view(info.image_name)).bind(quota.bytes).bind(quota.inodes).bind(info.created_ns);
     if (auto done = insert.run(); !done) {
         if (done.error().code() == Errc::AlreadyExists)
@@ -128,14 +139,15 @@ Result<LayerId> Store::container_id(std::string_view reference) {
     return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
 }
 
-Result<ContainerInfo> Store::complete(Row&& row) {
+Result<ContainerInfo> Store::complete(Row &&row) {
     row.info.parents = TRY(chain_of(row.parent));
     row.info.mounted_at = TRY(mounted_at(row.info, row.target));
     return std::move(row.info);
 }
 
-/// At its own place, which nobody else mounts on, or where it was put by hand: there only if what is mounted is this container.
-Result<std::string> Store::mounted_at(const ContainerInfo& info, const std::string& target) {
+/// At its own place, which nobody else mounts on, or where it was put by hand: there only if what is mounted is this
+/// container.
+Result<std::string> Store::mounted_at(const ContainerInfo &info, const std::string &target) {
     std::string own = mount_point(info.id);
     if (sys::is_mount_point(own).value_or(false)) return own;
     if (target.empty() || !sys::is_mount_point(target).value_or(false)) return std::string();
@@ -146,37 +158,42 @@ Result<std::string> Store::mounted_at(const ContainerInfo& info, const std::stri
 Result<ContainerInfo> Store::find_container(std::string_view reference) {
     const LayerId id = TRY(container_id(reference));
     auto row = TRY(records_->prepare(std::string(select_container) + " WHERE id = ?"));
-    if (!TRY(row.bind(id).step())) return fail(Errc::NotFound, fmt::format("container \"{}\" was removed just now", reference));
+    if (!TRY(row.bind(id).step()))
+        return fail(Errc::NotFound, fmt::format("container \"{}\" was removed just now", reference));
     return complete(read_container(row));
 }
 
-Result<ContainerInfo> Store::hold_container(LockHold& locks, std::string_view reference) {
+Result<ContainerInfo> Store::hold_container(LockHold &locks, std::string_view reference) {
     const LayerId id = TRY(container_id(reference));
     TRY(locks.add(Locks::container_offset(id), sys::LockMode::exclusive));
     // What was read before the lock may be old: another process mounted, unmounted or removed it meanwhile.
     auto info = TRY(find_container(reference));
     if (info.id != id)
-        return fail(Errc::Aborted, fmt::format("container {} was replaced by another of that name just now; try again", reference));
+        return fail(Errc::Aborted,
+                    fmt::format("container {} was replaced by another of that name just now; try again", reference));
     return info;
 }
 
 Result<std::vector<ContainerInfo>> Store::list_containers() {
     std::vector<Row> rows;
     auto select = TRY(records_->prepare(std::string(select_container) + " ORDER BY id"));
-    while (TRY(select.step())) rows.push_back(read_container(select));
+    while (TRY(select.step()))
+        rows.push_back(read_container(select));
     std::vector<ContainerInfo> containers;
     containers.reserve(rows.size());
-    for (auto& row : rows) containers.push_back(TRY(complete(std::move(row))));
+    for (auto &row : rows)
+        containers.push_back(TRY(complete(std::move(row))));
     return containers;
 }
 
-Result<std::vector<sys::MountSpec>> Store::container_mounts(const ContainerInfo& container) {
+Result<std::vector<sys::MountSpec>> Store::container_mounts(const ContainerInfo &container) {
     return driver_->mounts(container.id, container.parents, drivers::Driver::Access::read_write);
 }
 
-Result<std::string> Store::mount_container(std::string_view reference, const std::string& target) {
+Result<std::string> Store::mount_container(std::string_view reference, const std::string &target) {
     auto locks = TRY(locks_->hold());
-    TRY(locks.add(Locks::gc_offset, sys::LockMode::shared)); // a repair swaps layers while no container above is mounted
+    TRY(locks.add(Locks::gc_offset,
+                  sys::LockMode::shared)); // a repair swaps layers while no container above is mounted
     const auto info = TRY(hold_container(locks, reference));
     auto specs = TRY(container_mounts(info));
     // A driver whose layer is a plain directory needs no mount to be used.
@@ -204,7 +221,7 @@ Result<std::string> Store::mount_container(std::string_view reference, const std
         TRY(put.bind(std::string_view(at)).bind(info.id).run());
         TRY(tx.commit());
     }
-    for (const auto& spec : specs)
+    for (const auto &spec : specs)
         if (auto done = sys::mount_at(spec, at); !done) {
             if (target.empty())
                 (void)sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
@@ -233,15 +250,15 @@ Status Store::unmount_container(std::string_view reference) {
     return {};
 }
 
-Status Store::container_changes(std::string_view reference, const archive::ChangeSink& sink) {
+Status Store::container_changes(std::string_view reference, const archive::ChangeSink &sink) {
     auto locks = TRY(locks_->hold());
     const auto info = TRY(hold_container(locks, reference));
     return driver_->changes(info.id, info.parents, sink);
 }
 
-/// A mounted container may be written to while it is read. Two equal readings prove that there was a moment, the end of the
-/// first, at which it was just so.
-Result<drivers::Driver::DiffReport> Store::stable_diff(const ContainerInfo& info, const archive::Sink& sink) {
+/// A mounted container may be written to while it is read. Two equal readings prove that there was a moment, the end of
+/// the first, at which it was just so.
+Result<drivers::Driver::DiffReport> Store::stable_diff(const ContainerInfo &info, const archive::Sink &sink) {
     if (info.mounted_at.empty()) return driver_->diff(info.id, info.parents, sink);
     Sha256 first, second;
     auto report = TRY(driver_->diff(info.id, info.parents, [&](std::span<const std::byte> bytes) {
@@ -253,23 +270,25 @@ Result<drivers::Driver::DiffReport> Store::stable_diff(const ContainerInfo& info
         return {};
     }));
     if (first.finish() != second.finish())
-        return fail(Errc::Aborted, fmt::format("container {} changed while it was read; stop what writes to it (it is mounted at {}) "
-                                               "and try again",
-                                               info.name, info.mounted_at));
+        return fail(Errc::Aborted,
+                    fmt::format("container {} changed while it was read; stop what writes to it (it is mounted at {}) "
+                                "and try again",
+                                info.name, info.mounted_at));
     return report;
 }
 
-Result<drivers::Driver::DiffReport> Store::container_diff(std::string_view reference, const archive::Sink& sink) {
+Result<drivers::Driver::DiffReport> Store::container_diff(std::string_view reference, const archive::Sink &sink) {
     auto locks = TRY(locks_->hold());
     const auto info = TRY(hold_container(locks, reference));
     return stable_diff(info, sink);
 }
 
-Result<archive::PackReport> Store::export_container(std::string_view reference, const archive::Sink& sink) {
+Result<archive::PackReport> Store::export_container(std::string_view reference, const archive::Sink &sink) {
     auto locks = TRY(locks_->hold());
     const auto info = TRY(hold_container(locks, reference));
     // A mounted one is read through its mount: a second overlay over the same upper would be undefined.
-    if (!info.mounted_at.empty()) return archive::pack_tree(TRY(sys::open_dir(AT_FDCWD, info.mounted_at.c_str())).get(), {}, sink);
+    if (!info.mounted_at.empty())
+        return archive::pack_tree(TRY(sys::open_dir(AT_FDCWD, info.mounted_at.c_str())).get(), {}, sink);
     auto view = TRY(driver_->open_view(info.id, info.parents));
     return archive::pack_tree(view.root.get(), {}, sink);
 }
@@ -280,7 +299,8 @@ Status Store::remove_container(std::string_view reference, bool force) {
     if (!info.mounted_at.empty()) {
         if (!force)
             return fail(Errc::FailedPrecondition,
-                        fmt::format("container {} is mounted at {}; unmount it first, or use --force", info.name, info.mounted_at));
+                        fmt::format("container {} is mounted at {}; unmount it first, or use --force", info.name,
+                                    info.mounted_at));
         if (auto done = sys::unmount(info.mounted_at); !done) TRY(sys::unmount(info.mounted_at, MNT_DETACH));
     }
     if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
@@ -295,7 +315,7 @@ Status Store::remove_container(std::string_view reference, bool force) {
     return driver_->remove(info.id);
 }
 
-Result<drivers::Usage> Store::container_usage(const ContainerInfo& container) {
+Result<drivers::Usage> Store::container_usage(const ContainerInfo &container) {
     return driver_->usage(container.id, container.parents);
 }
 

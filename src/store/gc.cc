@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Garbage: mark from images, containers and live leases; sweep rows in one synced transaction; then data goes to the trash by
-// rename; then the trash is unlinked. A crash after the transaction leaves data that no row names: the next sweep takes it.
+// Garbage: mark from images, containers and live leases; sweep rows in one synced transaction; then data goes to the
+// trash by rename; then the trash is unlinked. A crash after the transaction leaves data that no row names: the next
+// sweep takes it.
 #include <fmt/format.h>
 
 #include <charconv>
@@ -49,10 +50,12 @@ Result<GcReport> Store::gc(bool dry_run) {
     return report;
 }
 
-Result<uint64_t> Store::reap(const std::atomic<bool>* cancel) { return driver_->reap(cancel); }
+Result<uint64_t> Store::reap(const std::atomic<bool> *cancel) {
+    return driver_->reap(cancel);
+}
 
 /// The caller holds the gc byte exclusively: nobody has objects that no root names yet.
-Status Store::sweep(bool dry_run, GcReport& report) {
+Status Store::sweep(bool dry_run, GcReport &report) {
     // Expired leases first: they keep nothing.
     std::vector<LayerId> layers;
     std::vector<Digest> blobs;
@@ -62,9 +65,10 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         TRY(expired.bind(now_ns()).run());
         // An image without a name is gone, unless a lease holds it: re-imports and tags move names away.
         for (const std::string_view table : {"image_layers WHERE image", "images WHERE manifest"}) {
-            auto nameless = TRY(tx.prepare(fmt::format("DELETE FROM {} NOT IN (SELECT image FROM names UNION SELECT substr(ref, 7) "
-                                                       "FROM lease_refs WHERE ref LIKE 'image:%')",
-                                                       table)));
+            auto nameless =
+                TRY(tx.prepare(fmt::format("DELETE FROM {} NOT IN (SELECT image FROM names UNION SELECT substr(ref, 7) "
+                                           "FROM lease_refs WHERE ref LIKE 'image:%')",
+                                           table)));
             TRY(nameless.run());
         }
         auto layer_rows = TRY(tx.prepare(keep_layers));
@@ -72,8 +76,8 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         while (TRY(layer_rows.step())) {
             layers.push_back(layer_rows.id(0));
             report.layer_bytes += layer_rows.count(1);
-            report.what.push_back(fmt::format("layer {} {} ({})", layer_rows.id(0).value, layer_rows.text(2).substr(0, 19),
-                                              format_bytes(layer_rows.count(1))));
+            report.what.push_back(fmt::format("layer {} {} ({})", layer_rows.id(0).value,
+                                              layer_rows.text(2).substr(0, 19), format_bytes(layer_rows.count(1))));
         }
         for (const LayerId id : layers) {
             auto drop = TRY(tx.prepare("DELETE FROM layers WHERE id = ?"));
@@ -85,9 +89,10 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         while (TRY(blob_rows.step())) {
             blobs.push_back(blob_rows.digest(0));
             report.blob_bytes += blob_rows.count(1);
-            report.what.push_back(fmt::format("blob {} ({})", blob_rows.text(0).substr(0, 19), format_bytes(blob_rows.count(1))));
+            report.what.push_back(
+                fmt::format("blob {} ({})", blob_rows.text(0).substr(0, 19), format_bytes(blob_rows.count(1))));
         }
-        for (const auto& digest : blobs) {
+        for (const auto &digest : blobs) {
             auto drop = TRY(tx.prepare("DELETE FROM blobs WHERE digest = ?"));
             TRY(drop.bind(digest).run());
         }
@@ -96,9 +101,11 @@ Status Store::sweep(bool dry_run, GcReport& report) {
         if (!dry_run) TRY(tx.commit()); // else rolled back: nothing changed
     }
     if (!dry_run) {
-        for (const LayerId id : layers) TRY(driver_->remove(id));
-        for (const auto& digest : blobs)
-            if (auto gone = sys::unlink_at(blobs_fd_.get(), digest.hex().c_str()); !gone && gone.error().sys_errno() != ENOENT)
+        for (const LayerId id : layers)
+            TRY(driver_->remove(id));
+        for (const auto &digest : blobs)
+            if (auto gone = sys::unlink_at(blobs_fd_.get(), digest.hex().c_str());
+                !gone && gone.error().sys_errno() != ENOENT)
                 return gone;
     }
 
@@ -107,7 +114,8 @@ Status Store::sweep(bool dry_run, GcReport& report) {
     const auto on_disk = TRY(driver_->list());
     std::unordered_set<LayerId> owned;
     auto rows = TRY(records_->prepare("SELECT id FROM layers UNION SELECT id FROM containers"));
-    while (TRY(rows.step())) owned.insert(rows.id(0));
+    while (TRY(rows.step()))
+        owned.insert(rows.id(0));
     const std::unordered_set<LayerId> just_removed(layers.begin(), layers.end());
     for (const LayerId id : on_disk) {
         if (owned.contains(id) || just_removed.contains(id)) continue;
@@ -117,15 +125,17 @@ Status Store::sweep(bool dry_run, GcReport& report) {
     }
     std::unordered_set<std::string> known;
     auto blob_rows = TRY(records_->prepare("SELECT digest FROM blobs"));
-    while (TRY(blob_rows.step())) known.insert(blob_rows.text(0).substr(7));
-    for (const auto& digest : blobs) known.insert(digest.hex());
-    for (const auto& entry : TRY(sys::list_dir(blobs_fd_.get()))) {
+    while (TRY(blob_rows.step()))
+        known.insert(blob_rows.text(0).substr(7));
+    for (const auto &digest : blobs)
+        known.insert(digest.hex());
+    for (const auto &entry : TRY(sys::list_dir(blobs_fd_.get()))) {
         if (known.contains(entry.name)) continue;
         ++report.leftovers;
         report.what.push_back(fmt::format("blob file {}: no record names it", entry.name));
         if (!dry_run) TRY(sys::unlink_at(blobs_fd_.get(), entry.name.c_str()));
     }
-    for (const auto& entry : TRY(sys::list_dir(tmp_fd_.get()))) {
+    for (const auto &entry : TRY(sys::list_dir(tmp_fd_.get()))) {
         uint64_t session = 0;
         const auto [end, bad] = std::from_chars(entry.name.data(), entry.name.data() + entry.name.size(), session);
         if (bad == std::errc{} && *end == '-' && TRY(locks_->session_alive(session))) continue;

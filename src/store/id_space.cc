@@ -9,7 +9,7 @@
 
 namespace shale::store {
 
-archive::ExtractOptions extract_options(archive::WhiteoutForm whiteouts, const archive::TarLimits& limits) {
+archive::ExtractOptions extract_options(archive::WhiteoutForm whiteouts, const archive::TarLimits &limits) {
     archive::ExtractOptions options;
     options.whiteouts = whiteouts;
     options.limits = limits;
@@ -18,7 +18,8 @@ archive::ExtractOptions extract_options(archive::WhiteoutForm whiteouts, const a
     uint64_t outside = 0;
     uint64_t count = 0;
     uint64_t mapped = 0;
-    while (map >> inside >> outside >> count) mapped += count;
+    while (map >> inside >> outside >> count)
+        mapped += count;
     const bool initial = mapped >= 4'294'967'295;
     options.allow_devices = initial && geteuid() == 0;
     options.owners = geteuid() == 0 && mapped >= 65'536 ? archive::OwnerPolicy::keep : archive::OwnerPolicy::squash;

@@ -10,7 +10,7 @@
 
 namespace shale::store {
 
-Result<ImageInfo> Store::load_image(const Digest& manifest) {
+Result<ImageInfo> Store::load_image(const Digest &manifest) {
     ImageInfo image;
     image.manifest = manifest;
     auto row = TRY(records_->prepare("SELECT config, os, architecture, created_ns FROM images WHERE manifest = ?"));
@@ -21,8 +21,10 @@ Result<ImageInfo> Store::load_image(const Digest& manifest) {
     image.created_ns = row.integer(3);
     auto names = TRY(records_->prepare("SELECT name FROM names WHERE image = ? ORDER BY name"));
     names.bind(manifest);
-    while (TRY(names.step())) image.names.push_back(names.text(0));
-    auto layers = TRY(records_->prepare("SELECT layer, blob, bytes FROM image_layers WHERE image = ? ORDER BY position"));
+    while (TRY(names.step()))
+        image.names.push_back(names.text(0));
+    auto layers =
+        TRY(records_->prepare("SELECT layer, blob, bytes FROM image_layers WHERE image = ? ORDER BY position"));
     layers.bind(manifest);
     while (TRY(layers.step())) {
         LayerInfo layer = TRY(load_layer(layers.id(0)));
@@ -38,10 +40,12 @@ Result<ImageInfo> Store::load_image(const Digest& manifest) {
 Result<std::vector<ImageInfo>> Store::list_images() {
     std::vector<Digest> manifests;
     auto rows = TRY(records_->prepare("SELECT manifest FROM images ORDER BY created_ns DESC, manifest"));
-    while (TRY(rows.step())) manifests.push_back(rows.digest(0));
+    while (TRY(rows.step()))
+        manifests.push_back(rows.digest(0));
     std::vector<ImageInfo> images;
     images.reserve(manifests.size());
-    for (const auto& manifest : manifests) images.push_back(TRY(load_image(manifest)));
+    for (const auto &manifest : manifests)
+        images.push_back(TRY(load_image(manifest)));
     return images;
 }
 
@@ -52,24 +56,33 @@ Result<Digest> Store::resolve_image(std::string_view reference) {
     }
     std::string_view hex = reference;
     if (hex.starts_with("sha256:")) hex.remove_prefix(7);
-    const bool is_hex = hex.size() >= 4 && hex.size() <= 64 && hex.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+    const bool is_hex =
+        hex.size() >= 4 && hex.size() <= 64 && hex.find_first_not_of("0123456789abcdef") == std::string_view::npos;
     if (is_hex) {
         auto rows = TRY(records_->prepare("SELECT manifest FROM images WHERE substr(manifest, 8, length(?)) = ? "
                                           "OR substr(config, 8, length(?)) = ? LIMIT 2"));
-        for (int i = 0; i < 4; ++i) rows.bind(hex);
+        for (int i = 0; i < 4; ++i)
+            rows.bind(hex);
         if (TRY(rows.step())) {
             const Digest found = rows.digest(0);
             if (TRY(rows.step()))
-                return fail(Errc::InvalidArgument, fmt::format("\"{}\" fits several images; give more digits", reference));
+                return fail(Errc::InvalidArgument,
+                            fmt::format("\"{}\" fits several images; give more digits", reference));
             return found;
         }
     }
     return fail(Errc::NotFound, fmt::format("no image \"{}\"; `shale image ls` lists them", reference));
 }
 
-Result<ImageInfo> Store::find_image(std::string_view reference) { return load_image(TRY(resolve_image(reference))); }
-Result<std::string> Store::image_manifest(const Digest& manifest) { return read_document(manifest); }
-Result<std::string> Store::image_config(const Digest& config) { return read_document(config); }
+Result<ImageInfo> Store::find_image(std::string_view reference) {
+    return load_image(TRY(resolve_image(reference)));
+}
+Result<std::string> Store::image_manifest(const Digest &manifest) {
+    return read_document(manifest);
+}
+Result<std::string> Store::image_config(const Digest &config) {
+    return read_document(config);
+}
 
 Status Store::tag_image(std::string_view reference, std::string_view name) {
     const std::string normal = TRY(oci::normalize_reference(name));
@@ -96,23 +109,24 @@ Result<Store::Removed> Store::remove_image(std::string_view reference, bool forc
     } else {
         if (image.names.size() > 1 && !force)
             return fail(Errc::FailedPrecondition,
-                        fmt::format("image {} has {} names; remove them one by one, or all with --force", manifest.text(),
-                                    image.names.size()));
+                        fmt::format("image {} has {} names; remove them one by one, or all with --force",
+                                    manifest.text(), image.names.size()));
         removed.untagged = image.names;
     }
     if (removed.untagged.size() == image.names.size()) {
         auto users = TRY(records_->prepare("SELECT name FROM containers WHERE image = ? ORDER BY name LIMIT 1"));
         if (!force && TRY(users.bind(manifest).step()))
-            return fail(Errc::FailedPrecondition,
-                        fmt::format("image {} is used by container \"{}\"; remove that first, or use --force (its layers stay "
-                                    "as long as the container does)",
-                                    reference, users.text(0)));
+            return fail(
+                Errc::FailedPrecondition,
+                fmt::format("image {} is used by container \"{}\"; remove that first, or use --force (its layers stay "
+                            "as long as the container does)",
+                            reference, users.text(0)));
         removed.deleted = manifest;
     }
     if (dry_run) return removed;
     {
         auto tx = TRY(records_->begin(Sync::synced));
-        for (const auto& name : removed.untagged) {
+        for (const auto &name : removed.untagged) {
             auto drop = TRY(tx.prepare("DELETE FROM names WHERE name = ?"));
             TRY(drop.bind(std::string_view(name)).run());
         }
@@ -123,21 +137,23 @@ Result<Store::Removed> Store::remove_image(std::string_view reference, bool forc
     return removed;
 }
 
-Status Store::export_image(std::string_view reference, oci::ExportFormat format, const std::string& path) {
+Status Store::export_image(std::string_view reference, oci::ExportFormat format, const std::string &path) {
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     const Digest digest = TRY(resolve_image(reference));
     auto image = TRY(load_image(digest));
     oci::ExportImage out;
     const auto named = oci::normalize_reference(reference);
-    if (named && std::ranges::find(image.names, *named) != image.names.end()) out.names.push_back(*named);
-    else out.names = image.names;
+    if (named && std::ranges::find(image.names, *named) != image.names.end())
+        out.names.push_back(*named);
+    else
+        out.names = image.names;
     out.manifest_json = TRY(read_document(image.manifest));
     out.config_json = TRY(read_document(image.config));
     auto manifest = TRY(oci::parse_manifest(out.manifest_json));
     if (manifest.layers.size() != image.layers.size())
-        return fail(Errc::DataLoss, fmt::format("image {} has {} layers in its manifest and {} in the records", digest.text(),
-                                                manifest.layers.size(), image.layers.size()));
+        return fail(Errc::DataLoss, fmt::format("image {} has {} layers in its manifest and {} in the records",
+                                                digest.text(), manifest.layers.size(), image.layers.size()));
     for (size_t i = 0; i < manifest.layers.size(); ++i)
         out.layers.push_back({manifest.layers[i], image.layers[i].diff_id, TRY(open_blob(manifest.layers[i].digest))});
     return oci::write_export(out, format, path);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Importing an image: plan (which layers are here) -> unpack the missing ones, several at once, each into its own staged directory
-// -> apply in order from the base -> sync once -> one synced transaction makes layers, blobs, image and names count together.
-// Before that transaction nothing counts; a failure or a crash leaves "staging" rows whose data goes to the trash.
+// Importing an image: plan (which layers are here) -> unpack the missing ones, several at once, each into its own
+// staged directory
+// -> apply in order from the base -> sync once -> one synced transaction makes layers, blobs, image and names count
+// together. Before that transaction nothing counts; a failure or a crash leaves "staging" rows whose data goes to the
+// trash.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -27,37 +29,41 @@ namespace {
 struct LayerPlan {
     Digest chain;
     std::optional<LayerId> existing;
-    LayerId id;              ///< of the row, existing or new
+    LayerId id; ///< of the row, existing or new
     bool need_blob = false;
-    std::string tmp_name;    ///< of the blob's copy, when need_blob
+    std::string tmp_name; ///< of the blob's copy, when need_blob
     std::optional<Result<archive::UnpackResult>> result;
     bool done = false;
 };
 
-std::string short_digest(const Digest& digest) { return digest.hex().substr(0, 12); }
+std::string short_digest(const Digest &digest) {
+    return digest.hex().substr(0, 12);
+}
 
 } // namespace
 
-Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest& request, const Progress& progress,
-                                                        const std::atomic<bool>* cancel) {
+Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest &request, const Progress &progress,
+                                                        const std::atomic<bool> *cancel) {
     auto select = request.select;
     select.spool_dir = options_.root + "/tmp";
     const auto sources = TRY(oci::open_source(request.source, select));
     if (!request.name.empty() && sources.size() > 1)
         return fail(Errc::InvalidArgument,
-                    fmt::format("{} holds {} images; choose one with --ref before giving it a name", request.source, sources.size()));
+                    fmt::format("{} holds {} images; choose one with --ref before giving it a name", request.source,
+                                sources.size()));
     std::vector<ImportedImage> images;
-    for (const auto& source : sources) images.push_back(TRY(import_one(source, request, progress, cancel)));
+    for (const auto &source : sources)
+        images.push_back(TRY(import_one(source, request, progress, cancel)));
     return images;
 }
 
 /// One import in progress: owns staged layers and temporary blobs until commit.
 class Import {
 public:
-    Import(Store& store, const oci::SourceImage& source, const Progress& progress, const std::atomic<bool>* cancel)
+    Import(Store &store, const oci::SourceImage &source, const Progress &progress, const std::atomic<bool> *cancel)
         : store_(store), source_(source), progress_(progress), outer_cancel_(cancel) {}
-    Import(const Import&) = delete;
-    Import& operator=(const Import&) = delete;
+    Import(const Import &) = delete;
+    Import &operator=(const Import &) = delete;
     ~Import() {
         if (committed_) return;
         for (auto it = plan_.rbegin(); it != plan_.rend(); ++it) {
@@ -66,22 +72,22 @@ public:
         }
     }
 
-    Status make_plan(LockHold& locks);
+    Status make_plan(LockHold &locks);
     Status unpack_all();
-    Status publish(const std::vector<std::string>& names, const Digest& manifest);
-    void fill(ImportedImage& out) const;
+    Status publish(const std::vector<std::string> &names, const Digest &manifest);
+    void fill(ImportedImage &out) const;
 
 private:
     void work();
-    void pace(const std::stop_token& stop);
+    void pace(const std::stop_token &stop);
     Result<archive::UnpackResult> unpack(size_t index);
     void report(ProgressEvent::Kind kind, size_t index, uint64_t done);
     std::vector<LayerId> parents_of(size_t index) const;
 
-    Store& store_;
-    const oci::SourceImage& source_;
-    const Progress& progress_;
-    const std::atomic<bool>* outer_cancel_;
+    Store &store_;
+    const oci::SourceImage &source_;
+    const Progress &progress_;
+    const std::atomic<bool> *outer_cancel_;
     std::vector<LayerPlan> plan_;
     std::deque<size_t> queue_; ///< largest first: the long one must not come last
     std::mutex mutex_;
@@ -90,12 +96,12 @@ private:
     bool committed_ = false;
 };
 
-Status Import::make_plan(LockHold& locks) {
-    const auto& layers = source_.manifest.layers;
+Status Import::make_plan(LockHold &locks) {
+    const auto &layers = source_.manifest.layers;
     plan_.resize(layers.size());
     Digest chain;
     for (size_t i = 0; i < layers.size(); ++i) {
-        auto& step = plan_[i];
+        auto &step = plan_[i];
         chain = step.chain = chain_id(chain, source_.config.diff_ids[i]);
         step.existing = TRY(store_.layer_by_chain(chain));
         if (!step.existing) {
@@ -114,8 +120,10 @@ Status Import::make_plan(LockHold& locks) {
         // A recorded blob that lost its file, or part of it, is written anew: importing again restores it.
         const auto file = TRY(sys::stat_if_exists(store_.blobs_fd_.get(), layers[i].digest.hex().c_str()));
         if (!file || static_cast<uint64_t>(file->st_size) != layers[i].size) step.need_blob = true;
-        if (!step.existing || step.need_blob) queue_.push_back(i);
-        else report(ProgressEvent::Kind::layer_shared, i, 0);
+        if (!step.existing || step.need_blob)
+            queue_.push_back(i);
+        else
+            report(ProgressEvent::Kind::layer_shared, i, 0);
     }
     std::ranges::stable_sort(queue_, [&](size_t a, size_t b) { return layers[a].size > layers[b].size; });
     return {};
@@ -124,19 +132,21 @@ Status Import::make_plan(LockHold& locks) {
 void Import::report(ProgressEvent::Kind kind, size_t index, uint64_t done) {
     if (!progress_) return;
     const std::lock_guard lock(mutex_);
-    const auto& layer = source_.manifest.layers[index];
-    progress_({kind, fmt::format("layer {}/{} {}", index + 1, plan_.size(), short_digest(layer.digest)), done, layer.size});
+    const auto &layer = source_.manifest.layers[index];
+    progress_(
+        {kind, fmt::format("layer {}/{} {}", index + 1, plan_.size(), short_digest(layer.digest)), done, layer.size});
 }
 
 std::vector<LayerId> Import::parents_of(size_t index) const {
     std::vector<LayerId> parents;
-    for (size_t i = index; i > 0; --i) parents.push_back(plan_[i - 1].id);
+    for (size_t i = index; i > 0; --i)
+        parents.push_back(plan_[i - 1].id);
     return parents;
 }
 
 Result<archive::UnpackResult> Import::unpack(size_t index) {
-    auto& step = plan_[index];
-    const auto& view = source_.layers[index];
+    auto &step = plan_[index];
+    const auto &view = source_.layers[index];
     archive::UnpackJob job;
     job.blob_fd = view.file->get();
     job.offset = view.offset;
@@ -159,7 +169,8 @@ Result<archive::UnpackResult> Import::unpack(size_t index) {
         job.dest_dir = staging.dir.get();
         job.extract = extract_options(staging.whiteouts, store_.options_.tar_limits);
     }
-    return in_context(archive::unpack_layer(job), [&] { return fmt::format("layer {} of {}", index + 1, plan_.size()); });
+    return in_context(archive::unpack_layer(job),
+                      [&] { return fmt::format("layer {} of {}", index + 1, plan_.size()); });
 }
 
 void Import::work() {
@@ -176,8 +187,10 @@ void Import::work() {
             report(ProgressEvent::Kind::layer_begin, index, 0);
             result = unpack(index);
         }
-        if (!result) stop_ = true;
-        else report(ProgressEvent::Kind::layer_done, index, source_.manifest.layers[index].size);
+        if (!result)
+            stop_ = true;
+        else
+            report(ProgressEvent::Kind::layer_done, index, source_.manifest.layers[index].size);
         const std::lock_guard lock(mutex_);
         plan_[index].result = std::move(result);
         plan_[index].done = true;
@@ -187,7 +200,7 @@ void Import::work() {
 
 /// Keeps the disk at work while layers unpack, so that the sync that counts finds little left. Its own descriptor: an
 /// error of write-back is reported once for each open file, and must not be taken from the last sync.
-void Import::pace(const std::stop_token& stop) {
+void Import::pace(const std::stop_token &stop) {
     const auto root = sys::open_dir(store_.root_fd_.get(), ".");
     if (!root) return;
     std::mutex mutex;
@@ -202,12 +215,14 @@ void Import::pace(const std::stop_token& stop) {
 
 Status Import::unpack_all() {
     const size_t jobs = std::min<size_t>(
-        {store_.options_.jobs != 0 ? store_.options_.jobs : std::max(1U, std::thread::hardware_concurrency()), queue_.size(), 16});
+        {store_.options_.jobs != 0 ? store_.options_.jobs : std::max(1U, std::thread::hardware_concurrency()),
+         queue_.size(), 16});
     const auto queued = queue_;
     std::vector<std::jthread> workers;
     std::optional<std::jthread> pacer;
-    if (store_.durable()) pacer.emplace([this](const std::stop_token& stop) { pace(stop); });
-    for (size_t i = 0; i < jobs; ++i) workers.emplace_back([this] { work(); });
+    if (store_.durable()) pacer.emplace([this](const std::stop_token &stop) { pace(stop); });
+    for (size_t i = 0; i < jobs; ++i)
+        workers.emplace_back([this] { work(); });
 
     auto finish = [&](Status status) {
         stop_ = true;
@@ -215,7 +230,8 @@ Status Import::unpack_all() {
         return status;
     };
     std::vector<bool> pending(plan_.size());
-    for (const size_t index : queued) pending[index] = true;
+    for (const size_t index : queued)
+        pending[index] = true;
     for (size_t i = 0; i < plan_.size(); ++i) {
         if (!pending[i]) continue;
         {
@@ -226,18 +242,20 @@ Status Import::unpack_all() {
         if (plan_[i].existing) continue;
         const auto parents = parents_of(i);
         if (auto applied = store_.driver_->apply(plan_[i].id, parents, (*plan_[i].result)->extract); !applied)
-            return finish(std::unexpected(std::move(applied).error().add(fmt::format("layer {} of {}", i + 1, plan_.size()))));
+            return finish(
+                std::unexpected(std::move(applied).error().add(fmt::format("layer {} of {}", i + 1, plan_.size()))));
     }
     TRY(finish({}));
-    const Error* first = nullptr;
-    for (const auto& step : plan_)
-        if (step.result && !*step.result && (first == nullptr || first->code() == Errc::Canceled)) first = &step.result->error();
+    const Error *first = nullptr;
+    for (const auto &step : plan_)
+        if (step.result && !*step.result && (first == nullptr || first->code() == Errc::Canceled))
+            first = &step.result->error();
     if (first != nullptr) return std::unexpected(*first);
     return {};
 }
 
-Status Import::publish(const std::vector<std::string>& names, const Digest& manifest) {
-    const auto& layers = source_.manifest.layers;
+Status Import::publish(const std::vector<std::string> &names, const Digest &manifest) {
+    const auto &layers = source_.manifest.layers;
     std::vector<LayerId> fresh;
     for (size_t i = 0; i < plan_.size(); ++i) {
         if (!plan_[i].existing) fresh.push_back(plan_[i].id);
@@ -250,7 +268,7 @@ Status Import::publish(const std::vector<std::string>& names, const Digest& mani
 
     auto tx = TRY(store_.records_->begin(Sync::synced));
     const int64_t now = store_.now_ns();
-    auto blob = [&](const Digest& digest, uint64_t bytes) -> Status {
+    auto blob = [&](const Digest &digest, uint64_t bytes) -> Status {
         auto put = TRY(tx.prepare("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)"));
         return put.bind(digest).bind(bytes).bind(now).run();
     };
@@ -264,12 +282,13 @@ Status Import::publish(const std::vector<std::string>& names, const Digest& mani
             .bind(now)
             .run());
     for (size_t i = 0; i < plan_.size(); ++i) {
-        const auto& step = plan_[i];
+        const auto &step = plan_[i];
         if (step.need_blob) TRY(blob(layers[i].digest, layers[i].size));
         if (!step.existing) {
-            const auto& unpacked = **step.result;
-            auto ready = TRY(tx.prepare("UPDATE layers SET state = 'ready', chain_id = ?, diff_id = ?, blob = ?, bytes = ?, inodes = ? "
-                                        "WHERE id = ?"));
+            const auto &unpacked = **step.result;
+            auto ready = TRY(tx.prepare(
+                "UPDATE layers SET state = 'ready', chain_id = ?, diff_id = ?, blob = ?, bytes = ?, inodes = ? "
+                "WHERE id = ?"));
             TRY(ready.bind(step.chain)
                     .bind(unpacked.diff_id)
                     .bind(layers[i].digest)
@@ -287,7 +306,7 @@ Status Import::publish(const std::vector<std::string>& names, const Digest& mani
                 .bind(layers[i].size)
                 .run());
     }
-    for (const auto& name : names) {
+    for (const auto &name : names) {
         auto put = TRY(tx.prepare("INSERT OR REPLACE INTO names VALUES (?, ?)"));
         TRY(put.bind(std::string_view(name)).bind(manifest).run());
     }
@@ -296,14 +315,14 @@ Status Import::publish(const std::vector<std::string>& names, const Digest& mani
     return {};
 }
 
-void Import::fill(ImportedImage& out) const {
-    for (const auto& step : plan_) {
+void Import::fill(ImportedImage &out) const {
+    for (const auto &step : plan_) {
         if (step.existing) {
             ++out.layers_shared;
             continue;
         }
         ++out.layers_unpacked;
-        const auto& report = (*step.result)->extract;
+        const auto &report = (*step.result)->extract;
         out.skipped_devices += report.skipped_devices;
         out.squashed_owners += report.squashed_owners;
         out.skipped_xattrs += report.skipped_xattrs;
@@ -311,18 +330,20 @@ void Import::fill(ImportedImage& out) const {
     }
 }
 
-Result<ImportedImage> Store::import_one(const oci::SourceImage& source, const ImportRequest& request, const Progress& progress,
-                                        const std::atomic<bool>* cancel) {
+Result<ImportedImage> Store::import_one(const oci::SourceImage &source, const ImportRequest &request,
+                                        const Progress &progress, const std::atomic<bool> *cancel) {
     std::vector<std::string> names = source.names;
     if (!request.name.empty()) names = {TRY(oci::normalize_reference(request.name))};
     const Digest manifest = Digest::of(std::string_view(source.manifest_json));
     // A name is what keeps an image; one that came without gets its digest's.
     if (names.empty()) names = {"imported:" + short_digest(manifest)};
     if (source.manifest.layers.size() + 1 > driver_->max_depth())
-        return fail(Errc::FailedPrecondition,
-                    fmt::format("the image has {} layers; driver {} can stack {} including a container's own; squash the image, or "
-                                "use --driver vfs, which has no limit",
-                                source.manifest.layers.size(), driver_->name(), driver_->max_depth()));
+        return fail(
+            Errc::FailedPrecondition,
+            fmt::format(
+                "the image has {} layers; driver {} can stack {} including a container's own; squash the image, or "
+                "use --driver vfs, which has no limit",
+                source.manifest.layers.size(), driver_->name(), driver_->max_depth()));
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     Import import(*this, source, progress, cancel);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer rows. States: (none) -> staging -> ready -> (none). "staging" is an intent: its session owns the driver's directory of that id.
-// A ready layer has its parent ready, its chain id unique among ready layers, and its data synced before its row.
+// Layer rows. States: (none) -> staging -> ready -> (none). "staging" is an intent: its session owns the driver's
+// directory of that id. A ready layer has its parent ready, its chain id unique among ready layers, and its data synced
+// before its row.
 #include <fmt/format.h>
 
 #include <charconv>
@@ -19,7 +20,7 @@ constexpr std::string_view select_layer =
     "(SELECT count(*) FROM containers WHERE parent = l.id) "
     "FROM layers l LEFT JOIN blobs b ON b.digest = l.blob WHERE l.state = 'ready'";
 
-LayerInfo read_layer(const Statement& row) {
+LayerInfo read_layer(const Statement &row) {
     LayerInfo info;
     info.id = row.id(0);
     if (!row.is_null(1)) info.parent = row.id(1);
@@ -41,7 +42,8 @@ LayerInfo read_layer(const Statement& row) {
 Result<std::vector<LayerInfo>> Store::list_layers() {
     auto rows = TRY(records_->prepare(std::string(select_layer) + " ORDER BY l.id"));
     std::vector<LayerInfo> layers;
-    while (TRY(rows.step())) layers.push_back(read_layer(rows));
+    while (TRY(rows.step()))
+        layers.push_back(read_layer(rows));
     return layers;
 }
 
@@ -57,47 +59,53 @@ Result<LayerInfo> Store::find_layer(std::string_view reference) {
     uint64_t number = 0;
     const auto [end, bad] = std::from_chars(reference.data(), reference.data() + reference.size(), number);
     const bool numeric = bad == std::errc{} && end == reference.data() + reference.size() && reference.size() < 19;
-    auto rows = TRY(records_->prepare(
-        std::string(select_layer) +
-        " AND (l.id = ? OR substr(l.chain_id, 8, length(?)) = ? OR substr(l.diff_id, 8, length(?)) = ?) ORDER BY l.id LIMIT 3"));
+    auto rows = TRY(
+        records_->prepare(std::string(select_layer) + " AND (l.id = ? OR substr(l.chain_id, 8, length(?)) = ? OR "
+                                                      "substr(l.diff_id, 8, length(?)) = ?) ORDER BY l.id LIMIT 3"));
     const std::string prefix(hex.size() >= 4 ? hex : std::string_view("-"));
     rows.bind(numeric ? static_cast<int64_t>(number) : int64_t{-1});
-    for (int i = 0; i < 4; ++i) rows.bind(std::string_view(prefix));
+    for (int i = 0; i < 4; ++i)
+        rows.bind(std::string_view(prefix));
     std::vector<LayerInfo> found;
     while (TRY(rows.step())) {
         auto layer = read_layer(rows);
         if (numeric && layer.id.value == number) return layer;
         found.push_back(std::move(layer));
     }
-    if (found.empty()) return fail(Errc::NotFound, fmt::format("no layer \"{}\"; `shale layer ls` lists them", reference));
+    if (found.empty())
+        return fail(Errc::NotFound, fmt::format("no layer \"{}\"; `shale layer ls` lists them", reference));
     if (found.size() > 1)
-        return fail(Errc::InvalidArgument, fmt::format("\"{}\" fits several layers ({}, {}, ...); give more digits", reference,
-                                                       found[0].id.value, found[1].id.value));
+        return fail(Errc::InvalidArgument, fmt::format("\"{}\" fits several layers ({}, {}, ...); give more digits",
+                                                       reference, found[0].id.value, found[1].id.value));
     return found[0];
 }
 
 Result<std::vector<LayerId>> Store::chain_of(std::optional<LayerId> top) {
     std::vector<LayerId> chain;
-    // A recursive query without ORDER BY gives its rows first in, first out (SQLite, "Recursive Common Table Expressions").
-    auto rows = TRY(records_->prepare("WITH RECURSIVE up(id, parent, depth) AS (SELECT id, parent, 0 FROM layers WHERE id = ? "
-                                      "UNION ALL SELECT l.id, l.parent, up.depth + 1 FROM layers l JOIN up ON l.id = up.parent "
-                                      "WHERE up.depth < 10000) SELECT id FROM up"));
+    // A recursive query without ORDER BY gives its rows first in, first out (SQLite, "Recursive Common Table
+    // Expressions").
+    auto rows =
+        TRY(records_->prepare("WITH RECURSIVE up(id, parent, depth) AS (SELECT id, parent, 0 FROM layers WHERE id = ? "
+                              "UNION ALL SELECT l.id, l.parent, up.depth + 1 FROM layers l JOIN up ON l.id = up.parent "
+                              "WHERE up.depth < 10000) SELECT id FROM up"));
     rows.bind(top);
-    while (TRY(rows.step())) chain.push_back(rows.id(0));
+    while (TRY(rows.step()))
+        chain.push_back(rows.id(0));
     return chain;
 }
 
-Result<std::optional<LayerId>> Store::layer_by_chain(const Digest& chain) {
+Result<std::optional<LayerId>> Store::layer_by_chain(const Digest &chain) {
     auto rows = TRY(records_->prepare("SELECT id FROM layers WHERE chain_id = ? AND state = 'ready'"));
     rows.bind(chain);
     if (!TRY(rows.step())) return std::nullopt;
     return rows.id(0);
 }
 
-Status Store::begin_layer(LayerId& id, std::optional<LayerId> parent) {
+Status Store::begin_layer(LayerId &id, std::optional<LayerId> parent) {
     id = TRY(records_->new_id());
     auto tx = TRY(records_->begin(Sync::relaxed));
-    auto insert = TRY(tx.prepare("INSERT INTO layers(id, parent, state, session, created_ns) VALUES (?, ?, 'staging', ?, ?)"));
+    auto insert =
+        TRY(tx.prepare("INSERT INTO layers(id, parent, state, session, created_ns) VALUES (?, ?, 'staging', ?, ?)"));
     TRY(insert.bind(id).bind(parent).bind(locks_->session()).bind(now_ns()).run());
     return tx.commit();
 }
@@ -111,7 +119,7 @@ void Store::abandon_layer(LayerId id) noexcept {
         (void)tx->commit();
 }
 
-Result<archive::PackReport> Store::export_layer(LayerId id, const archive::Sink& sink) {
+Result<archive::PackReport> Store::export_layer(LayerId id, const archive::Sink &sink) {
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     auto chain = TRY(chain_of(id));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Leases: what a lease names is a root for gc until the lease ends. Refs are "layer:<id>", "blob:<digest>", "image:<digest>".
+// Leases: what a lease names is a root for gc until the lease ends. Refs are "layer:<id>", "blob:<digest>",
+// "image:<digest>".
 #include <fmt/format.h>
 
 #include <charconv>

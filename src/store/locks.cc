@@ -37,11 +37,14 @@ Result<bool> Locks::session_alive(uint64_t session) const {
     return !TRY(sys::try_lock_range(probe.get(), session_base + session, 1, sys::LockMode::exclusive));
 }
 
-Result<LockHold> Locks::hold() const { return LockHold(TRY(open_lock_file(root_.get()))); }
+Result<LockHold> Locks::hold() const {
+    return LockHold(TRY(open_lock_file(root_.get())));
+}
 
-uint64_t Locks::chain_offset(const Digest& chain) noexcept {
+uint64_t Locks::chain_offset(const Digest &chain) noexcept {
     uint64_t bits = 0;
-    for (size_t i = 0; i < 8; ++i) bits = bits << 8U | chain.bytes()[i];
+    for (size_t i = 0; i < 8; ++i)
+        bits = bits << 8U | chain.bytes()[i];
     return bits >> 3U;
 }
 

@@ -26,7 +26,9 @@ class LockHold {
 public:
     explicit LockHold(UniqueFd fd) : fd_(std::move(fd)) {}
     Status add(uint64_t offset, sys::LockMode mode) { return sys::lock_range(fd_.get(), offset, 1, mode); } ///< waits
-    Result<bool> try_add(uint64_t offset, sys::LockMode mode) { return sys::try_lock_range(fd_.get(), offset, 1, mode); }
+    Result<bool> try_add(uint64_t offset, sys::LockMode mode) {
+        return sys::try_lock_range(fd_.get(), offset, 1, mode);
+    }
 
 private:
     UniqueFd fd_;
@@ -43,7 +45,7 @@ public:
 
     /// A fresh set of locks, empty.
     Result<LockHold> hold() const;
-    static uint64_t chain_offset(const Digest& chain) noexcept;
+    static uint64_t chain_offset(const Digest &chain) noexcept;
     static constexpr uint64_t gc_offset = uint64_t{1} << 62U;
     static constexpr uint64_t open_offset = gc_offset + 1;
     static constexpr uint64_t container_offset(LayerId id) noexcept { return gc_offset + 2 + id.value; }

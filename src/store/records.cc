@@ -17,7 +17,7 @@ constexpr uint64_t id_mark_step = 1024, id_block_max = 64;
 constexpr int busy_timeout_ms = 120'000;
 
 // docs/formats/records.md explains each table.
-constexpr const char* schema = R"sql(
+constexpr const char *schema = R"sql(
 CREATE TABLE meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE blobs(digest TEXT PRIMARY KEY, bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE layers(
@@ -59,17 +59,23 @@ INSERT INTO meta VALUES ('next_id', 1), ('id_mark', 1), ('boot', '');
 
 Errc errc_of_sqlite(int code) {
     switch (code & 0xff) {
-    case SQLITE_FULL: return Errc::ResourceExhausted;
+    case SQLITE_FULL:
+        return Errc::ResourceExhausted;
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return Errc::Unavailable;
+    case SQLITE_LOCKED:
+        return Errc::Unavailable;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-    case SQLITE_IOERR: return Errc::DataLoss;
-    case SQLITE_CONSTRAINT: return Errc::AlreadyExists;
+    case SQLITE_IOERR:
+        return Errc::DataLoss;
+    case SQLITE_CONSTRAINT:
+        return Errc::AlreadyExists;
     case SQLITE_READONLY:
     case SQLITE_PERM:
-    case SQLITE_CANTOPEN: return Errc::PermissionDenied;
-    default: return Errc::Internal;
+    case SQLITE_CANTOPEN:
+        return Errc::PermissionDenied;
+    default:
+        return Errc::Internal;
     }
 }
 
@@ -78,15 +84,15 @@ Errc errc_of_sqlite(int code) {
 Statement::~Statement() {
     if (statement_ != nullptr) records_->put_back(statement_);
 }
-Statement& Statement::bind(int64_t value) {
+Statement &Statement::bind(int64_t value) {
     sqlite3_bind_int64(statement_, next_++, value);
     return *this;
 }
-Statement& Statement::bind(std::string_view text) {
+Statement &Statement::bind(std::string_view text) {
     sqlite3_bind_text64(statement_, next_++, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
     return *this;
 }
-Statement& Statement::bind_null() {
+Statement &Statement::bind_null() {
     sqlite3_bind_null(statement_, next_++);
     return *this;
 }
@@ -98,25 +104,29 @@ Result<bool> Statement::step() {
                 fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_)));
 }
 Status Statement::run() {
-    while (TRY(step())) {}
+    while (TRY(step())) {
+    }
     return {};
 }
 std::string Statement::text(int column) const {
-    const auto* bytes = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
-    return bytes == nullptr ? std::string() : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+    const auto *bytes = reinterpret_cast<const char *>(sqlite3_column_text(statement_, column));
+    return bytes == nullptr ? std::string()
+                            : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
 }
-Digest Statement::digest(int column) const { return Digest::parse(text(column)).value_or(Digest()); }
+Digest Statement::digest(int column) const {
+    return Digest::parse(text(column)).value_or(Digest());
+}
 
 Error Records::error(std::string_view doing) const {
     return {errc_of_sqlite(sqlite3_errcode(db_)), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_))};
 }
 
-Status Records::exec(const char* sql) {
+Status Records::exec(const char *sql) {
     if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return std::unexpected(error(sql));
     return {};
 }
 
-Result<std::unique_ptr<Records>> Records::open(const std::string& path, bool durable, bool read_only) {
+Result<std::unique_ptr<Records>> Records::open(const std::string &path, bool durable, bool read_only) {
     std::unique_ptr<Records> records(new Records);
     records->durable_ = durable;
     const int flags = read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
@@ -156,7 +166,8 @@ Status Records::create_schema() {
 
 Records::~Records() {
     return_ids();
-    for (const auto& [text, statement] : idle_) sqlite3_finalize(statement);
+    for (const auto &[text, statement] : idle_)
+        sqlite3_finalize(statement);
     sqlite3_close_v2(db_);
 }
 
@@ -165,19 +176,20 @@ Result<Statement> Records::prepare(std::string_view sql) {
         const std::lock_guard lock(idle_mutex_);
         if (auto kept = idle_.extract(sql); !kept.empty()) return Statement(*this, kept.mapped());
     }
-    sqlite3_stmt* statement = nullptr;
-    if (sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &statement, nullptr) != SQLITE_OK)
+    sqlite3_stmt *statement = nullptr;
+    if (sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &statement,
+                           nullptr) != SQLITE_OK)
         return std::unexpected(error(sql));
     return Statement(*this, statement);
 }
 
-void Records::put_back(sqlite3_stmt* statement) noexcept {
+void Records::put_back(sqlite3_stmt *statement) noexcept {
     sqlite3_reset(statement); // its result is that of the last step, which has been told
     sqlite3_clear_bindings(statement);
     const std::lock_guard lock(idle_mutex_);
     try {
         idle_.emplace(sqlite3_sql(statement), statement);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::bad_alloc &) {
         sqlite3_finalize(statement);
     }
 }
@@ -201,18 +213,21 @@ Result<Records::Transaction> Records::begin(Sync sync) {
     return Transaction(*this, std::move(lock));
 }
 
-Records::Transaction::Transaction(Transaction&& other) noexcept
+Records::Transaction::Transaction(Transaction &&other) noexcept
     : records_(std::exchange(other.records_, nullptr)), lock_(std::move(other.lock_)) {}
 
 Records::Transaction::~Transaction() {
     if (records_ != nullptr) (void)records_->run("ROLLBACK");
 }
 
-Result<Statement> Records::Transaction::prepare(std::string_view sql) { return records_->prepare(sql); }
+Result<Statement> Records::Transaction::prepare(std::string_view sql) {
+    return records_->prepare(sql);
+}
 
 Status Records::Transaction::commit() {
     int injected = 0;
-    do injected = sys::enter(sys::Op::record, -1, "commit");
+    do
+        injected = sys::enter(sys::Op::record, -1, "commit");
     while (injected == EINTR);
     if (injected != 0) return fail_errno(injected, "records: commit");
     TRY(records_->run("COMMIT"));
@@ -231,8 +246,8 @@ Status Records::take_ids() {
     uint64_t next = 0;
     {
         auto tx = TRY(begin(Sync::relaxed));
-        auto read =
-            TRY(tx.prepare("SELECT (SELECT value FROM meta WHERE key='next_id'), (SELECT value FROM meta WHERE key='id_mark')"));
+        auto read = TRY(tx.prepare(
+            "SELECT (SELECT value FROM meta WHERE key='next_id'), (SELECT value FROM meta WHERE key='id_mark')"));
         if (!TRY(read.step())) return fail(Errc::DataLoss, "records: meta has no id counter");
         next = read.count(0);
         const uint64_t mark = read.count(1);
@@ -273,7 +288,9 @@ Result<std::string> Records::meta(std::string_view key) {
 
 namespace {
 /// Without a boot id (no /proc) every open counts as the first: slower, never wrong.
-std::string boot_id() { return sys::read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100).value_or("unknown"); }
+std::string boot_id() {
+    return sys::read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100).value_or("unknown");
+}
 } // namespace
 
 Result<bool> Records::boot_is_new() {
@@ -284,7 +301,8 @@ Result<bool> Records::boot_is_new() {
 Status Records::note_boot() {
     const std::string boot = boot_id();
     auto tx = TRY(begin(Sync::synced));
-    auto jump = TRY(tx.prepare("UPDATE meta SET value = (SELECT value FROM meta WHERE key='id_mark') WHERE key='next_id'"));
+    auto jump =
+        TRY(tx.prepare("UPDATE meta SET value = (SELECT value FROM meta WHERE key='id_mark') WHERE key='next_id'"));
     TRY(jump.run());
     auto mark = TRY(tx.prepare("UPDATE meta SET value = value + ? WHERE key='id_mark'"));
     TRY(mark.bind(id_mark_step).run());

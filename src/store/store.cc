@@ -23,9 +23,9 @@ int64_t Store::now_ns() const {
     return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-Result<std::unique_ptr<Store>> Store::open(const StoreOptions& options) {
+Result<std::unique_ptr<Store>> Store::open(const StoreOptions &options) {
     std::unique_ptr<Store> store(new Store(options));
-    auto failed = [&](Error&& error) {
+    auto failed = [&](Error &&error) {
         return std::unexpected(std::move(error).add(fmt::format("open store {}", options.root)));
     };
     if (auto done = store->open_root(); !done) return failed(std::move(done).error());
@@ -41,7 +41,8 @@ Status Store::open_root() {
     if (options_.read_only) {
         root_fd_ = TRY(sys::open_dir(AT_FDCWD, options_.root.c_str()));
     } else {
-        // 0711: names below stay unreadable to others (CVE-2021-41091), while a container in a user namespace can reach its root.
+        // 0711: names below stay unreadable to others (CVE-2021-41091), while a container in a user namespace can reach
+        // its root.
         root_fd_ = TRY(sys::make_dirs(AT_FDCWD, options_.root, 0711));
     }
     // A stable absolute path, whatever the caller's working directory does later; overlay wants absolute ones.
@@ -77,15 +78,16 @@ Status Store::choose_driver() {
                                            "(SELECT count(*) FROM containers)"));
         TRY(count.step());
         if (count.count(0) + count.count(1) + count.count(2) > 0)
-            return fail(Errc::FailedPrecondition,
-                        fmt::format("this store is kept by driver {} ({} images, {} layers, {} containers); opening it with "
-                                    "{} would make them seem gone. Go on with --driver {}, or name another --root for {}",
-                                    recorded, count.count(0), count.count(1), count.count(2), options_.driver, recorded,
-                                    options_.driver));
+            return fail(
+                Errc::FailedPrecondition,
+                fmt::format("this store is kept by driver {} ({} images, {} layers, {} containers); opening it with "
+                            "{} would make them seem gone. Go on with --driver {}, or name another --root for {}",
+                            recorded, count.count(0), count.count(1), count.count(2), options_.driver, recorded,
+                            options_.driver));
     }
     std::string name = options_.driver.empty() ? recorded : options_.driver;
     if (name.empty()) name = TRY(drivers::choose_driver(options_.root))->name;
-    const auto* info = TRY(drivers::find_driver(name));
+    const auto *info = TRY(drivers::find_driver(name));
     if (!options_.read_only) TRY(sys::make_dirs(root_fd_.get(), name, 0711));
     driver_ = TRY(info->open(options_.root + "/" + name, options_.driver_options));
     if (recorded != name && !options_.read_only) {
@@ -107,11 +109,13 @@ Status Store::recover() {
     std::vector<Unfinished> unfinished;
     {
         auto find = TRY(records_->prepare("SELECT id, session FROM layers WHERE state <> 'ready' ORDER BY id DESC"));
-        while (TRY(find.step())) unfinished.push_back({find.id(0), find.count(1)});
+        while (TRY(find.step()))
+            unfinished.push_back({find.id(0), find.count(1)});
     }
-    for (const auto& row : unfinished) {
+    for (const auto &row : unfinished) {
         if (TRY(locks_->session_alive(row.session))) continue;
-        // Its process may have committed and ended between the two reads; a dead one can no more, so this look is the last word.
+        // Its process may have committed and ended between the two reads; a dead one can no more, so this look is the
+        // last word.
         auto still = TRY(records_->prepare("SELECT 1 FROM layers WHERE id = ? AND state <> 'ready'"));
         if (!TRY(still.bind(row.id).step())) continue;
         TRY(driver_->remove(row.id));
@@ -121,21 +125,24 @@ Status Store::recover() {
         TRY(tx.commit());
     }
     if (!TRY(records_->boot_is_new())) return {};
-    // First openers take turns, and the boot is noted last: a crash in between means that the next opener does this again.
+    // First openers take turns, and the boot is noted last: a crash in between means that the next opener does this
+    // again.
     auto turn = TRY(locks_->hold());
     TRY(turn.add(Locks::open_offset, sys::LockMode::exclusive));
     if (!TRY(records_->boot_is_new())) return {};
 
-    // A lost boot may have kept a container's row and lost its directory, or the reverse: relaxed transactions and the file
-    // system's journal are two orders. Its data is gone or in the trash either way: the row goes too.
-    // Rows before disk: a container made meanwhile is in neither list or on the disk.
+    // A lost boot may have kept a container's row and lost its directory, or the reverse: relaxed transactions and the
+    // file system's journal are two orders. Its data is gone or in the trash either way: the row goes too. Rows before
+    // disk: a container made meanwhile is in neither list or on the disk.
     std::vector<LayerId> recorded;
     {
         auto containers = TRY(records_->prepare("SELECT id FROM containers"));
-        while (TRY(containers.step())) recorded.push_back(containers.id(0));
+        while (TRY(containers.step()))
+            recorded.push_back(containers.id(0));
     }
     std::unordered_set<LayerId> on_disk;
-    for (const LayerId id : TRY(driver_->list())) on_disk.insert(id);
+    for (const LayerId id : TRY(driver_->list()))
+        on_disk.insert(id);
     for (const LayerId id : recorded)
         if (!on_disk.contains(id)) TRY(undo_container(id));
     return records_->note_boot();

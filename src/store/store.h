@@ -9,10 +9,11 @@
 //   tmp/                partial blobs; nothing in it outlives its process
 //   mnt/<id>            mount points that `container mount` makes
 //
-// Every mutation: record intent -> act -> sync -> record -> retire. A layer row in state "staging" is the intent; a crash
-// leaves it behind, and the next open removes it with its data (recover.cc). Two durability classes (docs/adr/0004):
-// images, layers, tags: data synced (driver.sync, blobs and directories fsynced), then a transaction with synchronous=FULL.
-// Containers: transactions are atomic and ordered, durable at the latest with the next full one or the file system's own commit.
+// Every mutation: record intent -> act -> sync -> record -> retire. A layer row in state "staging" is the intent; a
+// crash leaves it behind, and the next open removes it with its data (recover.cc). Two durability classes
+// (docs/adr/0004): images, layers, tags: data synced (driver.sync, blobs and directories fsynced), then a transaction
+// with synchronous=FULL. Containers: transactions are atomic and ordered, durable at the latest with the next full one
+// or the file system's own commit.
 #pragma once
 
 #include <atomic>
@@ -46,12 +47,12 @@ enum class Durability : uint8_t { full, none };
 
 struct StoreOptions {
     std::string root;
-    std::string driver;              ///< empty: the store's own; a new store: the best the host can run
+    std::string driver; ///< empty: the store's own; a new store: the best the host can run
     drivers::DriverOptions driver_options;
     Durability durability = Durability::full;
-    unsigned jobs = 0;               ///< layers unpacked at once; 0 = number of processors
+    unsigned jobs = 0; ///< layers unpacked at once; 0 = number of processors
     archive::TarLimits tar_limits;
-    bool read_only = false;          ///< opens without recovery or lock of writers (info, df of a broken store)
+    bool read_only = false; ///< opens without recovery or lock of writers (info, df of a broken store)
 };
 
 /// Progress of long work; called from several threads, one at a time.
@@ -60,12 +61,12 @@ struct ProgressEvent {
     std::string item; ///< short digest or text
     uint64_t done = 0, total = 0;
 };
-using Progress = std::function<void(const ProgressEvent&)>;
+using Progress = std::function<void(const ProgressEvent &)>;
 
 struct LayerInfo {
     LayerId id;
     std::optional<LayerId> parent;
-    Digest chain_id, diff_id, blob;      ///< blob: digest of the blob kept
+    Digest chain_id, diff_id, blob;                 ///< blob: digest of the blob kept
     uint64_t blob_bytes = 0, bytes = 0, inodes = 0; ///< bytes, inodes: the unpacked layer's own
     int64_t created_ns = 0;
     uint64_t images = 0, children = 0, containers = 0; ///< who uses it
@@ -75,7 +76,7 @@ struct ImageInfo {
     std::vector<std::string> names;
     std::vector<LayerInfo> layers; ///< bottom first
     uint64_t bytes = 0, exclusive_bytes = 0;
-    int64_t created_ns = 0;        ///< when it came into the store
+    int64_t created_ns = 0; ///< when it came into the store
     std::string os, architecture;
 };
 struct ContainerInfo {
@@ -85,13 +86,13 @@ struct ContainerInfo {
     std::string image_name;
     std::vector<LayerId> parents; ///< nearest first
     int64_t created_ns = 0;
-    std::string mounted_at;       ///< empty when not mounted (asked from the mount table)
+    std::string mounted_at; ///< empty when not mounted (asked from the mount table)
     drivers::Quota quota;
 };
 
 struct ImportRequest {
-    std::string source;  ///< path or "-"
-    std::string name;    ///< overrides the source's names; empty: the source's
+    std::string source; ///< path or "-"
+    std::string name;   ///< overrides the source's names; empty: the source's
     oci::SourceOptions select;
 };
 struct ImportedImage {
@@ -130,7 +131,8 @@ struct SpaceReport {
     };
     std::string root, file_system;
     uint64_t fs_bytes = 0, fs_used = 0, fs_available = 0, fs_inodes = 0, fs_inodes_used = 0;
-    std::vector<Row> rows; ///< layers, containers, blobs, records, trash, orphans, deleted but open, reserve, other, ...
+    std::vector<Row>
+        rows; ///< layers, containers, blobs, records, trash, orphans, deleted but open, reserve, other, ...
     struct ImageRow {
         std::string name;
         uint64_t bytes = 0, exclusive = 0, shared = 0;
@@ -154,50 +156,51 @@ class Store {
 public:
     /// Opens or creates. Recovers what dead processes left (removes half-made layers; never anything recorded).
     /// A store that has layers of another driver refuses with FailedPrecondition, naming both and what is there.
-    static Result<std::unique_ptr<Store>> open(const StoreOptions& options);
+    static Result<std::unique_ptr<Store>> open(const StoreOptions &options);
     ~Store();
-    Store(const Store&) = delete;
-    Store& operator=(const Store&) = delete;
+    Store(const Store &) = delete;
+    Store &operator=(const Store &) = delete;
 
-    [[nodiscard]] const std::string& root() const noexcept { return options_.root; }
-    [[nodiscard]] drivers::Driver& driver() noexcept { return *driver_; }
+    [[nodiscard]] const std::string &root() const noexcept { return options_.root; }
+    [[nodiscard]] drivers::Driver &driver() noexcept { return *driver_; }
 
     // images.cc, import.cc, export.cc
-    Result<std::vector<ImportedImage>> import_images(const ImportRequest& request, const Progress& progress,
-                                                     const std::atomic<bool>* cancel = nullptr);
+    Result<std::vector<ImportedImage>> import_images(const ImportRequest &request, const Progress &progress,
+                                                     const std::atomic<bool> *cancel = nullptr);
     Result<std::vector<ImageInfo>> list_images();
     /// By name, manifest digest, config digest, or a unique hex prefix (>= 4) of either.
     Result<ImageInfo> find_image(std::string_view reference);
-    Result<std::string> image_manifest(const Digest& manifest); ///< raw document
-    Result<std::string> image_config(const Digest& config);
+    Result<std::string> image_manifest(const Digest &manifest); ///< raw document
+    Result<std::string> image_config(const Digest &config);
     Status tag_image(std::string_view reference, std::string_view name);
-    /// Removes a name; the image goes with its last name (unless containers use it: FailedPrecondition, or `force` names).
+    /// Removes a name; the image goes with its last name (unless containers use it: FailedPrecondition, or `force`
+    /// names).
     struct Removed {
         std::vector<std::string> untagged;
         std::optional<Digest> deleted;
     };
     Result<Removed> remove_image(std::string_view reference, bool force, bool dry_run);
-    Status export_image(std::string_view reference, oci::ExportFormat format, const std::string& path);
+    Status export_image(std::string_view reference, oci::ExportFormat format, const std::string &path);
 
     // layers.cc
     Result<std::vector<LayerInfo>> list_layers();
     Result<LayerInfo> find_layer(std::string_view reference); ///< id, chain id, diff id or unique prefix
-    Result<archive::PackReport> export_layer(LayerId id, const archive::Sink& sink); ///< canonical tar
+    Result<archive::PackReport> export_layer(LayerId id, const archive::Sink &sink); ///< canonical tar
 
     // containers.cc
-    Result<ContainerInfo> create_container(std::string_view image, std::string_view name, const drivers::Quota& quota);
+    Result<ContainerInfo> create_container(std::string_view image, std::string_view name, const drivers::Quota &quota);
     Result<ContainerInfo> find_container(std::string_view reference); ///< name or id
     Result<std::vector<ContainerInfo>> list_containers();
-    Result<std::vector<sys::MountSpec>> container_mounts(const ContainerInfo& container);
+    Result<std::vector<sys::MountSpec>> container_mounts(const ContainerInfo &container);
     /// Mounts at ROOT/mnt/<id> (or `target`), once; returns the path. Vfs: its directory, nothing is mounted.
-    Result<std::string> mount_container(std::string_view reference, const std::string& target = {});
+    Result<std::string> mount_container(std::string_view reference, const std::string &target = {});
     Status unmount_container(std::string_view reference);
-    Status container_changes(std::string_view reference, const archive::ChangeSink& sink);
-    Result<drivers::Driver::DiffReport> container_diff(std::string_view reference, const archive::Sink& sink);
-    Result<archive::PackReport> export_container(std::string_view reference, const archive::Sink& sink); ///< whole tree
-    Result<CommitResult> commit_container(const CommitRequest& request);
+    Status container_changes(std::string_view reference, const archive::ChangeSink &sink);
+    Result<drivers::Driver::DiffReport> container_diff(std::string_view reference, const archive::Sink &sink);
+    Result<archive::PackReport> export_container(std::string_view reference, const archive::Sink &sink); ///< whole tree
+    Result<CommitResult> commit_container(const CommitRequest &request);
     Status remove_container(std::string_view reference, bool force); ///< force: unmounts first
-    Result<drivers::Usage> container_usage(const ContainerInfo& container);
+    Result<drivers::Usage> container_usage(const ContainerInfo &container);
 
     // leases.cc: what a lease names is not collected. Refs: "layer:<id>", "blob:<digest>", "image:<digest>".
     Result<std::string> create_lease(std::string_view id, std::optional<int64_t> ttl_ns);
@@ -213,9 +216,9 @@ public:
     // gc.cc, accounting.cc, check.cc
     Result<GcReport> gc(bool dry_run);
     /// Unlinks what lies in the trash (any number of processes at once); entries removed.
-    Result<uint64_t> reap(const std::atomic<bool>* cancel = nullptr);
+    Result<uint64_t> reap(const std::atomic<bool> *cancel = nullptr);
     Result<SpaceReport> space();
-    Result<CheckReport> check(CheckLevel level, const Progress& progress, bool repair = false);
+    Result<CheckReport> check(CheckLevel level, const Progress &progress, bool repair = false);
 
 private:
     friend class Import;
@@ -226,40 +229,40 @@ private:
     Status recover();
 
     // import.cc
-    Result<ImportedImage> import_one(const oci::SourceImage& source, const ImportRequest& request,
-                                     const Progress& progress, const std::atomic<bool>* cancel);
+    Result<ImportedImage> import_one(const oci::SourceImage &source, const ImportRequest &request,
+                                     const Progress &progress, const std::atomic<bool> *cancel);
     // images.cc
-    Result<ImageInfo> load_image(const Digest& manifest);
+    Result<ImageInfo> load_image(const Digest &manifest);
     Result<Digest> resolve_image(std::string_view reference);
     // blobs.cc
-    Result<oci::BlobView> open_blob(const Digest& digest);
-    Result<std::string> read_document(const Digest& digest);
-    Result<UniqueFd> new_blob(std::string& tmp_name);
-    Status publish_blob(const std::string& tmp_name, const Digest& digest);
-    Status write_document(const Digest& digest, std::string_view bytes);
+    Result<oci::BlobView> open_blob(const Digest &digest);
+    Result<std::string> read_document(const Digest &digest);
+    Result<UniqueFd> new_blob(std::string &tmp_name);
+    Status publish_blob(const std::string &tmp_name, const Digest &digest);
+    Status write_document(const Digest &digest, std::string_view bytes);
     // layers.cc
     Result<LayerInfo> load_layer(LayerId id);
     Result<std::vector<LayerId>> chain_of(std::optional<LayerId> top); ///< top first
-    Result<std::optional<LayerId>> layer_by_chain(const Digest& chain);
-    Status begin_layer(LayerId& id, std::optional<LayerId> parent); ///< the intent: a "staging" row
+    Result<std::optional<LayerId>> layer_by_chain(const Digest &chain);
+    Status begin_layer(LayerId &id, std::optional<LayerId> parent); ///< the intent: a "staging" row
     void abandon_layer(LayerId id) noexcept;                        ///< undo of begin_layer, whatever was done since
     Status sync_all(std::span<const LayerId> layers);               ///< layers and blobs are on stable storage
     // containers.cc
     /// Finds it and holds its byte; what is returned is true while `locks` lives.
-    Result<ContainerInfo> hold_container(LockHold& locks, std::string_view reference);
+    Result<ContainerInfo> hold_container(LockHold &locks, std::string_view reference);
     struct Row;
-    static Row read_container(const Statement& row);
-    Result<ContainerInfo> complete(Row&& row);
+    static Row read_container(const Statement &row);
+    Result<ContainerInfo> complete(Row &&row);
     Result<LayerId> container_id(std::string_view reference);
-    Result<std::string> mounted_at(const ContainerInfo& info, const std::string& target); ///< "" = not mounted
-    Result<drivers::Driver::DiffReport> stable_diff(const ContainerInfo& info, const archive::Sink& sink);
+    Result<std::string> mounted_at(const ContainerInfo &info, const std::string &target); ///< "" = not mounted
+    Result<drivers::Driver::DiffReport> stable_diff(const ContainerInfo &info, const archive::Sink &sink);
     Status undo_container(LayerId id);
     [[nodiscard]] std::string mount_point(LayerId id) const;
     // check.cc
-    Result<TreeComparison> compare_layer(const LayerInfo& layer, drivers::Parents parents, CheckLevel level);
-    Status reapply_layer(const LayerInfo& layer, drivers::Parents parents);
+    Result<TreeComparison> compare_layer(const LayerInfo &layer, drivers::Parents parents, CheckLevel level);
+    Status reapply_layer(const LayerInfo &layer, drivers::Parents parents);
     // gc.cc
-    Status sweep(bool dry_run, GcReport& report);
+    Status sweep(bool dry_run, GcReport &report);
 
     [[nodiscard]] int64_t now_ns() const;
     [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }

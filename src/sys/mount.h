@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mounting. Ladder: mount(2) where an overlay's options fit into its one page (one call instead of twenty; its refusals are without
-// words, so after one the next rung tries and explains); fsopen/fsconfig(lowerdir+)/fsmount/move_mount (Linux 6.5+ for "lowerdir+",
-// 5.2 for the rest); mount(2) with paths shortened by a chdir to the common parent in a child.
+// Mounting. Ladder: mount(2) where an overlay's options fit into its one page (one call instead of twenty; its refusals
+// are without words, so after one the next rung tries and explains); fsopen/fsconfig(lowerdir+)/fsmount/move_mount
+// (Linux 6.5+ for "lowerdir+", 5.2 for the rest); mount(2) with paths shortened by a chdir to the common parent in a
+// child.
 #pragma once
 
 #include <cstdint>
@@ -27,12 +28,12 @@ enum class MountApi : uint8_t { best, fsconfig, legacy };
 
 /// Mounts `spec` on the directory `target`. The kernel's own reason (the fs context's log, read from the fsopen
 /// descriptor) is part of the error text. Nothing stays mounted after a failure.
-Status mount_at(const MountSpec& spec, const std::string& target, MountApi api = MountApi::best);
+Status mount_at(const MountSpec &spec, const std::string &target, MountApi api = MountApi::best);
 /// The same as a detached mount (fsmount / open_tree descriptor), never visible in the name space; for
 /// probes and for reading a merged tree. Unimplemented where the kernel lacks fsopen.
-Result<UniqueFd> mount_detached(const MountSpec& spec);
+Result<UniqueFd> mount_detached(const MountSpec &spec);
 /// umount2(target); flags MNT_DETACH, UMOUNT_NOFOLLOW is always added.
-Status unmount(const std::string& target, int flags = 0);
+Status unmount(const std::string &target, int flags = 0);
 
 struct MountEntry {
     uint64_t id = 0, parent = 0;
@@ -45,9 +46,9 @@ Result<std::vector<MountEntry>> parse_mountinfo(std::string_view text);
 /// Of this process.
 Result<std::vector<MountEntry>> mount_table();
 /// True when `target` itself is the root of a mount.
-Result<bool> is_mount_point(const std::string& target);
-/// True when what is mounted on `target` (uppermost) is what `spec` mounts: an overlay with the same upperdir (or lowerdir, when
-/// there is none), a bind of the same directory, a file system of the same type from the same source.
-Result<bool> is_mounted(const MountSpec& spec, const std::string& target);
+Result<bool> is_mount_point(const std::string &target);
+/// True when what is mounted on `target` (uppermost) is what `spec` mounts: an overlay with the same upperdir (or
+/// lowerdir, when there is none), a bind of the same directory, a file system of the same type from the same source.
+Result<bool> is_mounted(const MountSpec &spec, const std::string &target);
 
 } // namespace shale::sys

@@ -5,18 +5,20 @@
 
 namespace shale::sys {
 namespace detail {
-constinit std::atomic<Hook*> hook{nullptr};
+constinit std::atomic<Hook *> hook{nullptr};
 }
 
-void set_hook(Hook* hook) noexcept { detail::hook.store(hook, std::memory_order_release); }
+void set_hook(Hook *hook) noexcept {
+    detail::hook.store(hook, std::memory_order_release);
+}
 
 std::string_view op_name(Op op) noexcept {
     constexpr std::array<std::string_view, 38> names{
-        "open", "read", "write", "close", "mkdir", "mknod", "symlink", "link", "unlink", "rename",
-        "chown", "chmod", "utimens", "truncate", "fallocate", "setxattr", "getxattr", "stat", "getdents",
-        "copy_range", "clone_range", "fsync", "syncfs", "sync_range", "lock", "mount", "umount", "fsopen",
-        "fsconfig", "fsmount", "move_mount", "mount_setattr", "open_tree", "ioctl", "quotactl", "openat2",
-        "record", "exec"};
+        "open",      "read",   "write",    "close",      "mkdir",       "mknod",    "symlink",    "link",
+        "unlink",    "rename", "chown",    "chmod",      "utimens",     "truncate", "fallocate",  "setxattr",
+        "getxattr",  "stat",   "getdents", "copy_range", "clone_range", "fsync",    "syncfs",     "sync_range",
+        "lock",      "mount",  "umount",   "fsopen",     "fsconfig",    "fsmount",  "move_mount", "mount_setattr",
+        "open_tree", "ioctl",  "quotactl", "openat2",    "record",      "exec"};
     static_assert(names.size() == static_cast<size_t>(Op::exec) + 1);
     return names[static_cast<size_t>(op)];
 }
@@ -29,8 +31,10 @@ bool op_mutates(Op op) noexcept {
     case Op::stat:
     case Op::getdents:
     case Op::lock:
-    case Op::openat2: return false;
-    default: return true;
+    case Op::openat2:
+        return false;
+    default:
+        return true;
     }
 }
 

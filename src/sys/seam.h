@@ -12,10 +12,44 @@ namespace shale::sys {
 
 /// Families of calls, named after the kernel's.
 enum class Op : uint8_t {
-    open, read, write, close, mkdir, mknod, symlink, link, unlink, rename, chown, chmod, utimens,
-    truncate, fallocate, setxattr, getxattr, stat, getdents, copy_range, clone_range, fsync, syncfs,
-    sync_range, lock, mount, umount, fsopen, fsconfig, fsmount, move_mount, mount_setattr, open_tree,
-    ioctl, quotactl, openat2, record, exec,
+    open,
+    read,
+    write,
+    close,
+    mkdir,
+    mknod,
+    symlink,
+    link,
+    unlink,
+    rename,
+    chown,
+    chmod,
+    utimens,
+    truncate,
+    fallocate,
+    setxattr,
+    getxattr,
+    stat,
+    getdents,
+    copy_range,
+    clone_range,
+    fsync,
+    syncfs,
+    sync_range,
+    lock,
+    mount,
+    umount,
+    fsopen,
+    fsconfig,
+    fsmount,
+    move_mount,
+    mount_setattr,
+    open_tree,
+    ioctl,
+    quotactl,
+    openat2,
+    record,
+    exec,
 };
 
 [[nodiscard]] std::string_view op_name(Op op) noexcept;
@@ -24,8 +58,8 @@ enum class Op : uint8_t {
 
 struct Call {
     Op op;
-    int fd = -1;            ///< the descriptor or directory descriptor, -1 when none
-    const char* name = nullptr; ///< the path or name, null when none
+    int fd = -1;                ///< the descriptor or directory descriptor, -1 when none
+    const char *name = nullptr; ///< the path or name, null when none
 };
 
 /// Installed by tests only. Called from any thread.
@@ -33,20 +67,20 @@ class Hook {
 public:
     virtual ~Hook() = default;
     /// 0: go on with the real call; else: the call is not made and fails with this errno.
-    virtual int before(const Call& call) noexcept = 0;
+    virtual int before(const Call &call) noexcept = 0;
 };
 
 /// Installs (or with nullptr removes) the hook of this process. Not owned.
-void set_hook(Hook* hook) noexcept;
+void set_hook(Hook *hook) noexcept;
 
 namespace detail {
-extern std::atomic<Hook*> hook;
+extern std::atomic<Hook *> hook;
 }
 
 /// The errno to fail with, or 0. Every wrapper in sys/ asks first. Op::record is asked by the store before
 /// each SQLite commit, which does its own system calls.
-inline int enter(Op op, int fd = -1, const char* name = nullptr) noexcept {
-    Hook* hook = detail::hook.load(std::memory_order_acquire);
+inline int enter(Op op, int fd = -1, const char *name = nullptr) noexcept {
+    Hook *hook = detail::hook.load(std::memory_order_acquire);
     if (hook == nullptr) [[likely]]
         return 0;
     return hook->before({op, fd, name});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every mutating operation is run with its first, second, third, ... system call failing (ENOSPC, EIO, EDQUOT, EMFILE, EINTR). It may
-// fail or get round it; the store must keep its promise, and the same operation must work once the trouble is over.
+// Every mutating operation is run with its first, second, third, ... system call failing (ENOSPC, EIO, EDQUOT, EMFILE,
+// EINTR). It may fail or get round it; the store must keep its promise, and the same operation must work once the
+// trouble is over.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -15,7 +16,7 @@ namespace {
 class FailAt : public sys::Hook {
 public:
     FailAt(unsigned step, int error) : left_(static_cast<int>(step)), error_(error) {}
-    int before(const sys::Call& /*call*/) noexcept override { return left_.fetch_sub(1) == 1 ? error_ : 0; }
+    int before(const sys::Call & /*call*/) noexcept override { return left_.fetch_sub(1) == 1 ? error_ : 0; }
     [[nodiscard]] bool reached() const noexcept { return left_.load() <= 0; }
 
 private:
@@ -24,23 +25,24 @@ private:
 };
 
 struct Trouble {
-    const char* name;
+    const char *name;
     int error;
     unsigned stride; ///< 1: every call; more: every n-th, to bound the run (the first errors are tried at each call)
 };
-constexpr Trouble troubles[] = {{"ENOSPC", ENOSPC, 1}, {"EIO", EIO, 1}, {"EDQUOT", EDQUOT, 7}, {"EMFILE", EMFILE, 5}, {"EINTR", EINTR, 7}};
+constexpr Trouble troubles[] = {
+    {"ENOSPC", ENOSPC, 1}, {"EIO", EIO, 1}, {"EDQUOT", EDQUOT, 7}, {"EMFILE", EMFILE, 5}, {"EINTR", EINTR, 7}};
 
 class ErrorMatrix : public testing::TestWithParam<std::tuple<std::string, size_t>> {};
 
 TEST_P(ErrorMatrix, StoreStaysWhole) {
-    const auto& [driver, index] = GetParam();
+    const auto &[driver, index] = GetParam();
     if (const auto why = cannot_mount(); !why.empty() && driver != "vfs") GTEST_SKIP() << why;
-    const auto& operation = operations()[index];
+    const auto &operation = operations()[index];
     const World world;
     prepare(world, world / "golden", driver);
     if (HasFatalFailure()) return;
     int tried = 0;
-    for (const auto& trouble : troubles) {
+    for (const auto &trouble : troubles) {
         for (unsigned step = 1;; step += trouble.stride) {
             const std::string root = world / "root";
             copy_dir(world / "golden", root);
@@ -59,7 +61,8 @@ TEST_P(ErrorMatrix, StoreStaysWhole) {
                 if (!done) {
                     EXPECT_FALSE(done.error().text().empty());
                     const auto again = operation.run(*store, world);
-                    EXPECT_TRUE(again || again.error().code() == Errc::NotFound || again.error().code() == Errc::AlreadyExists)
+                    EXPECT_TRUE(again || again.error().code() == Errc::NotFound ||
+                                again.error().code() == Errc::AlreadyExists)
                         << operation.name << " " << what << ", then again: " << again.error().text();
                 }
             }
@@ -75,8 +78,9 @@ TEST_P(ErrorMatrix, StoreStaysWhole) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ErrorMatrix,
-                         testing::Combine(testing::Values("overlay2", "vfs"), testing::Range(size_t{0}, operations().size())),
-                         [](const auto& info) {
+                         testing::Combine(testing::Values("overlay2", "vfs"),
+                                          testing::Range(size_t{0}, operations().size())),
+                         [](const auto &info) {
                              return std::get<0>(info.param) + "_" + operations()[std::get<1>(info.param)].name;
                          });
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every mutating operation is run in a child that is killed (SIGKILL) right before its first, second, third, ... changing system
-// call or record commit, until it ends by itself; after each the store must keep its promise.
+// Every mutating operation is run in a child that is killed (SIGKILL) right before its first, second, third, ...
+// changing system call or record commit, until it ends by itself; after each the store must keep its promise.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +17,7 @@ namespace {
 class KillAt : public sys::Hook {
 public:
     explicit KillAt(unsigned step) : left_(static_cast<int>(step)) {}
-    int before(const sys::Call& call) noexcept override {
+    int before(const sys::Call &call) noexcept override {
         if (sys::op_mutates(call.op) && left_.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
         return 0;
     }
@@ -27,7 +27,8 @@ private:
 };
 
 /// True: killed at that step; false: the operation ended before it.
-bool run_killed(const Operation& operation, const World& world, const std::string& root, const std::string& driver, unsigned step) {
+bool run_killed(const Operation &operation, const World &world, const std::string &root, const std::string &driver,
+                unsigned step) {
     const pid_t child = fork();
     if (child == 0) {
         KillAt hook(step);
@@ -50,9 +51,9 @@ bool run_killed(const Operation& operation, const World& world, const std::strin
 class KillMatrix : public testing::TestWithParam<std::tuple<std::string, size_t>> {};
 
 TEST_P(KillMatrix, NothingIsLost) {
-    const auto& [driver, index] = GetParam();
+    const auto &[driver, index] = GetParam();
     if (const auto why = cannot_mount(); !why.empty() && driver != "vfs") GTEST_SKIP() << why;
-    const auto& operation = operations()[index];
+    const auto &operation = operations()[index];
     const World world;
     prepare(world, world / "golden", driver);
     if (HasFatalFailure()) return;
@@ -71,8 +72,9 @@ TEST_P(KillMatrix, NothingIsLost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, KillMatrix,
-                         testing::Combine(testing::Values("overlay2", "vfs"), testing::Range(size_t{0}, operations().size())),
-                         [](const auto& info) {
+                         testing::Combine(testing::Values("overlay2", "vfs"),
+                                          testing::Range(size_t{0}, operations().size())),
+                         [](const auto &info) {
                              return std::get<0>(info.param) + "_" + operations()[std::get<1>(info.param)].name;
                          });
 

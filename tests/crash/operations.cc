@@ -9,29 +9,35 @@
 namespace shale::test {
 namespace {
 
-const std::vector<Layer>& base_layers() {
+const std::vector<Layer> &base_layers() {
     static const std::vector<Layer> layers{
-        {{dir("etc/"), ""}, {file("etc/passwd"), "root:x:0:0\n"}, {file("etc/old"), "old"}, {dir("bin/"), ""},
-         {file("bin/tool", 04755), std::string(70'000, 't')}, {hard_link("bin/alias", "bin/tool"), ""}, {symlink("sh", "bin/tool"), ""}},
+        {{dir("etc/"), ""},
+         {file("etc/passwd"), "root:x:0:0\n"},
+         {file("etc/old"), "old"},
+         {dir("bin/"), ""},
+         {file("bin/tool", 04755), std::string(70'000, 't')},
+         {hard_link("bin/alias", "bin/tool"), ""},
+         {symlink("sh", "bin/tool"), ""}},
         {{dir("etc/"), ""}, {whiteout("etc/old"), ""}, {file("etc/new"), "new"}},
         {{dir("var/"), ""}, {dir("var/lib/"), ""}, {file("var/lib/data"), std::string(5000, 'd')}},
     };
     return layers;
 }
 
-std::string container_root(store::Store& store, std::string_view name) {
+std::string container_root(store::Store &store, std::string_view name) {
     auto mounted = store.mount_container(name);
     EXPECT_TRUE(mounted) << mounted.error().text();
     return mounted.value_or("");
 }
 
 /// Not through the seam, so that it is no step of any matrix.
-void damage(store::Store& store) {
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(store.root() + "/" + std::string(store.driver().name()) + "/1"))
+void damage(store::Store &store) {
+    for (const auto &entry :
+         std::filesystem::recursive_directory_iterator(store.root() + "/" + std::string(store.driver().name()) + "/1"))
         if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
 }
 
-Status import_next(store::Store& store, const World& world) {
+Status import_next(store::Store &store, const World &world) {
     store::ImportRequest request;
     request.source = world / "next.tar";
     TRY(store.import_images(request, {}));
@@ -40,53 +46,53 @@ Status import_next(store::Store& store, const World& world) {
 
 } // namespace
 
-const std::vector<Operation>& operations() {
+const std::vector<Operation> &operations() {
     static const std::vector<Operation> all{
         {"import", import_next},
         {"create",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              TRY(store.create_container("base:1", "fresh", {}));
              return {};
          }},
         {"mount_unmount",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              TRY(store.mount_container("victim"));
              return store.unmount_container("victim");
          }},
         {"commit",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              store::CommitRequest request;
              request.container = "kept";
              request.name = "committed:1";
              TRY(store.commit_container(request));
              return {};
          }},
-        {"tag", [](store::Store& store, const World&) { return store.tag_image("base:1", "other:2"); }},
-        {"remove_container", [](store::Store& store, const World&) { return store.remove_container("victim", true); }},
+        {"tag", [](store::Store &store, const World &) { return store.tag_image("base:1", "other:2"); }},
+        {"remove_container", [](store::Store &store, const World &) { return store.remove_container("victim", true); }},
         {"remove_image",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              TRY(store.remove_image("spare:1", false, false));
              return {};
          }},
         {"gc",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              TRY(store.remove_container("victim", true));
              TRY(store.gc(false));
              return {};
          }},
         {"repair",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              damage(store);
              TRY(store.check(store::CheckLevel::data, {}, true));
              return {};
          },
          true},
         {"export",
-         [](store::Store& store, const World& world) {
+         [](store::Store &store, const World &world) {
              return store.export_image("base:1", oci::ExportFormat::oci_archive, world / "out.tar");
          }},
         {"lease",
-         [](store::Store& store, const World&) -> Status {
+         [](store::Store &store, const World &) -> Status {
              TRY(store.create_lease("hold", std::nullopt));
              TRY(store.add_lease_ref("hold", "layer:1"));
              return store.delete_lease("hold");
@@ -95,25 +101,26 @@ const std::vector<Operation>& operations() {
     return all;
 }
 
-void prepare(const World& world, const std::string& root, const std::string& driver) {
+void prepare(const World &world, const std::string &root, const std::string &driver) {
     auto layers = base_layers();
     write_docker_archive(world / "base.tar", layers, "base:1");
     auto spare = layers;
     spare.push_back({{file("spare"), "spare"}});
     write_docker_archive(world / "spare.tar", spare, "spare:1");
     auto next = layers;
-    next.back() = {{dir("var/"), ""}, {file("var/next"), std::string(3000, 'n')}, {opaque("bin"), ""}, {file("bin/only"), "only"}};
+    next.back() = {
+        {dir("var/"), ""}, {file("var/next"), std::string(3000, 'n')}, {opaque("bin"), ""}, {file("bin/only"), "only"}};
     next.push_back({{file("top"), "top"}, {whiteout("etc/new"), ""}});
     write_docker_archive(world / "next.tar", next, "next:1");
 
     auto store = open_store(root, driver, store::Durability::none);
-    for (const auto* name : {"base.tar", "spare.tar"}) {
+    for (const auto *name : {"base.tar", "spare.tar"}) {
         store::ImportRequest request;
         request.source = world / name;
         auto imported = store->import_images(request, {});
         ASSERT_TRUE(imported) << imported.error().text();
     }
-    for (const auto* name : {"kept", "victim"}) {
+    for (const auto *name : {"kept", "victim"}) {
         auto made = store->create_container("base:1", name, {});
         ASSERT_TRUE(made) << made.error().text();
     }
@@ -123,7 +130,8 @@ void prepare(const World& world, const std::string& root, const std::string& dri
     ASSERT_TRUE(store->unmount_container("kept"));
 }
 
-void expect_consistent(const std::string& root, const std::string& driver, const Operation& operation, const std::string& what) {
+void expect_consistent(const std::string &root, const std::string &driver, const Operation &operation,
+                       const std::string &what) {
     SCOPED_TRACE(operation.name + " " + what);
     auto store = open_store(root, driver, store::Durability::none);
     const auto collected = store->gc(false);
@@ -131,12 +139,14 @@ void expect_consistent(const std::string& root, const std::string& driver, const
     if (operation.damages) {
         const auto repaired = store->check(store::CheckLevel::data, {}, true);
         ASSERT_TRUE(repaired) << repaired.error().text();
-        for (const auto& problem : repaired->problems) EXPECT_TRUE(problem.repaired) << problem.object << " " << problem.what;
+        for (const auto &problem : repaired->problems)
+            EXPECT_TRUE(problem.repaired) << problem.object << " " << problem.what;
         ASSERT_TRUE(store->gc(false));
     }
     const auto checked = store->check(store::CheckLevel::data, {});
     ASSERT_TRUE(checked) << checked.error().text();
-    for (const auto& problem : checked->problems) ADD_FAILURE() << problem.object << " " << problem.what;
+    for (const auto &problem : checked->problems)
+        ADD_FAILURE() << problem.object << " " << problem.what;
 
     const auto base = store->find_image("base:1");
     ASSERT_TRUE(base) << base.error().text();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// containerd #13798, #8980: removal walks a tree under a lock and wedges the node. Here removal makes a bounded number of
-// calls whatever the container holds; unlinking is the reaper's.
+// containerd #13798, #8980: removal walks a tree under a lock and wedges the node. Here removal makes a bounded number
+// of calls whatever the container holds; unlinking is the reaper's.
 #include <atomic>
 
 #include "issues/issue_test.h"
@@ -11,7 +11,7 @@ namespace {
 
 class CountSteps : public sys::Hook {
 public:
-    int before(const sys::Call& call) noexcept override {
+    int before(const sys::Call &call) noexcept override {
         if (sys::op_mutates(call.op)) ++steps;
         return 0;
     }
@@ -26,7 +26,8 @@ TEST_P(Containerd13798, RemoveIsConstant) {
     ASSERT_TRUE(store->create_container("app:1", "big", {}));
     const auto at = store->mount_container("big");
     ASSERT_TRUE(at);
-    for (int i = 0; i < 500; ++i) std::ofstream(*at + "/f" + std::to_string(i)) << i;
+    for (int i = 0; i < 500; ++i)
+        std::ofstream(*at + "/f" + std::to_string(i)) << i;
     ASSERT_TRUE(store->unmount_container("big"));
     CountSteps hook;
     sys::set_hook(&hook);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// containerd #3671, moby #23184: a power cut leaves committed layers with empty files, the digest is on record, and pulling
-// again changes nothing. Here: check finds the file, --repair re-applies the layer from its blob, the image keeps its ids.
+// containerd #3671, moby #23184: a power cut leaves committed layers with empty files, the digest is on record, and
+// pulling again changes nothing. Here: check finds the file, --repair re-applies the layer from its blob, the image
+// keeps its ids.
 #include "issues/issue_test.h"
 
 namespace shale::test {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CVE-2021-41091, CVE-2021-41103: directories of layers were open to every user of the host, set-uid programs in them too.
+// CVE-2021-41091, CVE-2021-41103: directories of layers were open to every user of the host, set-uid programs in them
+// too.
 #include "issues/issue_test.h"
 
 namespace shale::test {
@@ -10,7 +11,7 @@ SHALE_ISSUE(Cve202141091);
 TEST_P(Cve202141091, OthersCannotEnterLayers) {
     auto store = open();
     const auto image = import(*store, {{{file("su", 04755), "x"}}}, "app:1");
-    const auto mode = [&](const std::string& path) {
+    const auto mode = [&](const std::string &path) {
         return static_cast<unsigned>(std::filesystem::status(world_ / path).permissions()) & 0777U;
     };
     EXPECT_EQ(mode("root") & 0066U, 0U);

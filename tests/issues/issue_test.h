@@ -19,7 +19,7 @@ protected:
         if (const auto why = cannot_mount(); !why.empty()) GTEST_SKIP() << why;
     }
     std::unique_ptr<store::Store> open() { return open_store(world_ / "root", GetParam()); }
-    store::ImageInfo import(store::Store& store, const std::vector<Layer>& layers, const std::string& name) {
+    store::ImageInfo import(store::Store &store, const std::vector<Layer> &layers, const std::string &name) {
         write_docker_archive(world_ / "image.tar", layers, name);
         store::ImportRequest request;
         request.source = world_ / "image.tar";
@@ -32,6 +32,7 @@ protected:
 
 #define SHALE_ISSUE(name)                                                                                              \
     class name : public Issue {};                                                                                      \
-    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::Values("overlay2", "vfs"), [](const auto& info) { return info.param; })
+    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::Values("overlay2", "vfs"),                                        \
+                             [](const auto &info) { return info.param; })
 
 } // namespace shale::test

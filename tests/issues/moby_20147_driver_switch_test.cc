@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// moby #20147, #14707: after a change of storage driver all images seem gone. Here the other driver is refused, by name and figures.
+// moby #20147, #14707: after a change of storage driver all images seem gone. Here the other driver is refused, by name
+// and figures.
 #include "issues/issue_test.h"
 
 namespace shale::test {
@@ -8,7 +9,9 @@ namespace {
 SHALE_ISSUE(Moby20147);
 
 TEST_P(Moby20147, OtherDriverIsRefused) {
-    { import(*open(), {{{file("a"), "a"}}}, "app:1"); }
+    {
+        import(*open(), {{{file("a"), "a"}}}, "app:1");
+    }
     store::StoreOptions options;
     options.root = world_ / "root";
     options.driver = GetParam() == "vfs" ? "overlay2" : "vfs";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// moby #45939, #21925: overlay2 directories that no record owns fill the disk and nothing lists them. Here the driver lists
-// what it owns, check names the orphan, df shows its bytes, gc takes it - and nothing else.
+// moby #45939, #21925: overlay2 directories that no record owns fill the disk and nothing lists them. Here the driver
+// lists what it owns, check names the orphan, df shows its bytes, gc takes it - and nothing else.
 #include "issues/issue_test.h"
 
 namespace shale::test {

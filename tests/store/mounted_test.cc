@@ -25,7 +25,7 @@ protected:
         const auto made = store_->create_container("demo:1", "web", {});
         ASSERT_TRUE(made) << made.error().text();
     }
-    std::string mount(const std::string& target = {}) {
+    std::string mount(const std::string &target = {}) {
         const auto at = store_->mount_container("web", target);
         EXPECT_TRUE(at) << at.error().text();
         return at.value_or("");
@@ -68,7 +68,7 @@ TEST_F(MountedTest, ExportOfAMountedContainerIsItsTree) {
     std::ofstream(mount() + "/new") << "new";
     std::string tar;
     const auto report = store_->export_container("web", [&](std::span<const std::byte> bytes) -> Status {
-        tar.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        tar.append(reinterpret_cast<const char *>(bytes.data()), bytes.size());
         return {};
     });
     ASSERT_TRUE(report) << report.error().text();
@@ -101,7 +101,8 @@ TEST_F(MountedTest, AMountedContainerKeepsRepairFromItsLayers) {
     ASSERT_TRUE(refused) << refused.error().text();
     ASSERT_FALSE(refused->problems.empty());
     EXPECT_FALSE(refused->problems[0].repaired);
-    EXPECT_NE(refused->problems[0].what.find("web uses it and is mounted"), std::string::npos) << refused->problems[0].what;
+    EXPECT_NE(refused->problems[0].what.find("web uses it and is mounted"), std::string::npos)
+        << refused->problems[0].what;
     ASSERT_TRUE(store_->unmount_container("web"));
     const auto repaired = store_->check(store::CheckLevel::data, {}, true);
     ASSERT_TRUE(repaired) << repaired.error().text();

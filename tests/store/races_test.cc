@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What another process does between two steps of this one, made to happen exactly there: a hook on the seam acts for it.
+// What another process does between two steps of this one, made to happen exactly there: a hook on the seam acts for
+// it.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -17,11 +18,13 @@ namespace {
 /// Runs `act` once, right before the first call of that kind.
 class Before : public sys::Hook {
 public:
-    Before(sys::Op op, std::function<void()> act, unsigned nth = 1) : op_(op), left_(nth), act_(std::move(act)) { sys::set_hook(this); }
+    Before(sys::Op op, std::function<void()> act, unsigned nth = 1) : op_(op), left_(nth), act_(std::move(act)) {
+        sys::set_hook(this);
+    }
     ~Before() override { sys::set_hook(nullptr); }
-    Before(const Before&) = delete;
-    Before& operator=(const Before&) = delete;
-    int before(const sys::Call& call) noexcept override {
+    Before(const Before &) = delete;
+    Before &operator=(const Before &) = delete;
+    int before(const sys::Call &call) noexcept override {
         if (call.op != op_ || left_ == 0 || --left_ != 0) return 0;
         ran_ = true;
         act_();
@@ -39,7 +42,7 @@ private:
 class RacesTest : public testing::Test {
 protected:
     std::unique_ptr<store::Store> open() { return open_store(world_ / "root", "vfs"); }
-    store::ImageInfo import(store::Store& store, const std::string& name, const std::string& content = "a") {
+    store::ImageInfo import(store::Store &store, const std::string &name, const std::string &content = "a") {
         write_docker_archive(world_ / "image.tar", {{{file("a"), content}}}, name);
         store::ImportRequest request;
         request.source = world_ / "image.tar";
@@ -86,7 +89,8 @@ TEST_F(RacesTest, CheckDoesNotTakeAContainerInTheMakingForALeftover) {
         ASSERT_TRUE(mine->create_container("", "web", {}));
         ASSERT_TRUE(look.ran());
     }
-    for (const auto& problem : seen.problems) ADD_FAILURE() << problem.object << " " << problem.what;
+    for (const auto &problem : seen.problems)
+        ADD_FAILURE() << problem.object << " " << problem.what;
     // A directory that nobody is making is one.
     std::filesystem::create_directory(world_ / "root/vfs/999");
     const auto report = other->check(store::CheckLevel::quick, {});
@@ -96,10 +100,12 @@ TEST_F(RacesTest, CheckDoesNotTakeAContainerInTheMakingForALeftover) {
 }
 
 TEST_F(RacesTest, RecoveryLeavesALayerThatBecameReadyAfterItsFirstLook) {
-    { import(*open(), "demo:1"); }
+    {
+        import(*open(), "demo:1");
+    }
     auto records = store::Records::open(world_ / "root/shale.db", true, false);
     ASSERT_TRUE(records);
-    auto sql = [&](const char* text) {
+    auto sql = [&](const char *text) {
         auto tx = (*records)->begin(store::Sync::relaxed);
         ASSERT_TRUE(tx);
         const auto done = tx->prepare(text)->run();
@@ -128,7 +134,8 @@ TEST_F(RacesTest, TwoReapersShareTheTrash) {
         ASSERT_TRUE(made);
         const auto at = mine->mount_container("c");
         ASSERT_TRUE(at);
-        for (int f = 0; f < files; ++f) std::ofstream(*at + "/" + std::to_string(f)) << f;
+        for (int f = 0; f < files; ++f)
+            std::ofstream(*at + "/" + std::to_string(f)) << f;
         ASSERT_TRUE(mine->remove_container("c", false));
     }
     Result<uint64_t> first = uint64_t{0}, second = uint64_t{0};

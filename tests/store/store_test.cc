@@ -20,7 +20,7 @@ const Layer second_layer{{dir("etc/"), ""}, {whiteout("etc/a"), ""}, {file("c"),
 
 class StoreTest : public testing::Test {
 protected:
-    store::ImportedImage import(store::Store& store, const std::vector<Layer>& layers, const std::string& name) {
+    store::ImportedImage import(store::Store &store, const std::vector<Layer> &layers, const std::string &name) {
         write_docker_archive(world_ / "image.tar", layers, name);
         store::ImportRequest request;
         request.source = world_ / "image.tar";
@@ -133,7 +133,8 @@ TEST_F(StoreTest, IdsAreNeverReused) {
     for (int i = 0; i < 3; ++i) {
         const auto made = store->create_container("demo:1", "web", {});
         ASSERT_TRUE(made);
-        for (const LayerId old : seen) EXPECT_NE(old, made->id);
+        for (const LayerId old : seen)
+            EXPECT_NE(old, made->id);
         seen.push_back(made->id);
         ASSERT_TRUE(store->remove_container("web", false));
         if (i == 1) {
@@ -153,7 +154,9 @@ TEST_F(StoreTest, IdsAreNeverReused) {
 }
 
 TEST_F(StoreTest, OtherDriverIsRefusedWhileThereAreImages) {
-    { import(*open(), {base_layer}, "demo:1"); }
+    {
+        import(*open(), {base_layer}, "demo:1");
+    }
     store::StoreOptions options;
     options.root = world_ / "root";
     options.driver = "overlay2";
@@ -166,7 +169,7 @@ TEST_F(StoreTest, OtherDriverIsRefusedWhileThereAreImages) {
 
 TEST_F(StoreTest, ContainerNamesAreChecked) {
     auto store = open();
-    for (const auto* bad : {"../x", "a/b", "-x", " ", "a b"})
+    for (const auto *bad : {"../x", "a/b", "-x", " ", "a b"})
         EXPECT_EQ(store->create_container("", bad, {}).error().code(), Errc::InvalidArgument) << bad;
     ASSERT_TRUE(store->create_container("", "empty", {}));
     EXPECT_EQ(store->create_container("", "empty", {}).error().code(), Errc::AlreadyExists);
@@ -182,7 +185,7 @@ TEST_F(StoreTest, CommitRoundTrip) {
     std::ofstream(*at + "/etc/new") << "new";
     std::filesystem::remove(*at + "/etc/a");
     std::vector<std::string> changes;
-    ASSERT_TRUE(store->container_changes("work", [&](const archive::Change& change) -> Status {
+    ASSERT_TRUE(store->container_changes("work", [&](const archive::Change &change) -> Status {
         changes.push_back(std::to_string(static_cast<int>(change.kind)) + change.path);
         return {};
     }));
@@ -205,7 +208,8 @@ TEST_F(StoreTest, CommitRoundTrip) {
 TEST_F(StoreTest, ExportImportKeepsDigests) {
     auto store = open();
     const auto before = import(*store, {base_layer, second_layer}, "demo:1").image;
-    for (const auto format : {oci::ExportFormat::oci_dir, oci::ExportFormat::oci_archive, oci::ExportFormat::docker_archive}) {
+    for (const auto format :
+         {oci::ExportFormat::oci_dir, oci::ExportFormat::oci_archive, oci::ExportFormat::docker_archive}) {
         const std::string out = world_ / ("out" + std::to_string(static_cast<int>(format)));
         ASSERT_TRUE(store->export_image("demo:1", format, out)) << static_cast<int>(format);
         auto other = open_store(world_ / ("root" + std::to_string(static_cast<int>(format))), "vfs");
@@ -261,7 +265,8 @@ TEST_F(StoreTest, DamageIsFoundAndRepaired) {
     EXPECT_FALSE(report->problems.empty());
     ASSERT_TRUE(store->check(store::CheckLevel::full, {}, true));
     report = store->check(store::CheckLevel::data, {});
-    for (const auto& problem : report->problems) ADD_FAILURE() << problem.object << " " << problem.what;
+    for (const auto &problem : report->problems)
+        ADD_FAILURE() << problem.object << " " << problem.what;
 }
 
 TEST_F(StoreTest, SpaceSumsUpToStatfs) {
@@ -270,7 +275,8 @@ TEST_F(StoreTest, SpaceSumsUpToStatfs) {
     const auto space = store->space();
     ASSERT_TRUE(space) << space.error().text();
     uint64_t sum = 0;
-    for (const auto& row : space->rows) sum += row.bytes;
+    for (const auto &row : space->rows)
+        sum += row.bytes;
     EXPECT_EQ(sum, space->fs_used);
     EXPECT_EQ(space->images.size(), 1U);
     EXPECT_GT(space->images[0].bytes, 10'000U);

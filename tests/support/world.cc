@@ -29,7 +29,7 @@ bool private_mounts() {
 } // namespace
 
 World::World() {
-    const char* base = std::getenv("SHALE_TEST_DIR");
+    const char *base = std::getenv("SHALE_TEST_DIR");
     std::string name = std::string(base != nullptr ? base : "/var/tmp") + "/shale-test-XXXXXX";
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
     path_ = name;
@@ -88,17 +88,20 @@ archive::Entry hard_link(std::string path, std::string target) {
 }
 archive::Entry whiteout(std::string path) {
     const auto slash = path.rfind('/');
-    return file(slash == std::string::npos ? ".wh." + path : path.substr(0, slash + 1) + ".wh." + path.substr(slash + 1), 0);
+    return file(
+        slash == std::string::npos ? ".wh." + path : path.substr(0, slash + 1) + ".wh." + path.substr(slash + 1), 0);
 }
-archive::Entry opaque(std::string directory) { return file(std::move(directory) + "/.wh..wh..opq", 0); }
+archive::Entry opaque(std::string directory) {
+    return file(std::move(directory) + "/.wh..wh..opq", 0);
+}
 
-std::string tar_of(const Layer& layer) {
+std::string tar_of(const Layer &layer) {
     std::string out;
     archive::TarWriter writer([&](std::span<const std::byte> bytes) -> Status {
-        out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        out.append(reinterpret_cast<const char *>(bytes.data()), bytes.size());
         return {};
     });
-    for (const auto& member : layer) {
+    for (const auto &member : layer) {
         auto entry = member.entry;
         if (entry.type == archive::EntryType::file) entry.size = member.content.size();
         EXPECT_TRUE(writer.add(entry));
@@ -110,11 +113,11 @@ std::string tar_of(const Layer& layer) {
     return out;
 }
 
-void write_docker_archive(const std::string& path, const std::vector<Layer>& layers, std::string_view name) {
+void write_docker_archive(const std::string &path, const std::vector<Layer> &layers, std::string_view name) {
     std::string diff_ids;
     std::string names;
     Layer outer;
-    for (const auto& layer : layers) {
+    for (const auto &layer : layers) {
         const std::string tar = tar_of(layer);
         const Digest digest = Digest::of(std::string_view(tar));
         if (!diff_ids.empty()) diff_ids += ',';
@@ -123,16 +126,19 @@ void write_docker_archive(const std::string& path, const std::vector<Layer>& lay
         names += '"' + digest.hex() + "/layer.tar\"";
         outer.push_back({file(digest.hex() + "/layer.tar"), tar});
     }
-    const std::string config = R"({"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/sh"]},"rootfs":{"type":"layers",)"
-                               R"("diff_ids":[)" + diff_ids + "]}}";
+    const std::string config =
+        R"({"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/sh"]},"rootfs":{"type":"layers",)"
+        R"("diff_ids":[)" +
+        diff_ids + "]}}";
     const std::string config_name = Digest::of(std::string_view(config)).hex() + ".json";
     outer.push_back({file(config_name), config});
-    outer.push_back({file("manifest.json"), "[{\"Config\":\"" + config_name + "\",\"RepoTags\":[\"" + std::string(name) +
-                                                "\"],\"Layers\":[" + names + "]}]"});
+    outer.push_back({file("manifest.json"), "[{\"Config\":\"" + config_name + "\",\"RepoTags\":[\"" +
+                                                std::string(name) + "\"],\"Layers\":[" + names + "]}]"});
     std::ofstream(path, std::ios::binary) << tar_of(outer);
 }
 
-std::unique_ptr<store::Store> open_store(const std::string& root, const std::string& driver, store::Durability durability) {
+std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
+                                         store::Durability durability) {
     store::StoreOptions options;
     options.root = root;
     options.driver = driver;
@@ -145,14 +151,14 @@ std::unique_ptr<store::Store> open_store(const std::string& root, const std::str
     return std::move(*opened);
 }
 
-std::string read_all(const std::string& path) {
+std::string read_all(const std::string &path) {
     const std::ifstream in(path, std::ios::binary);
     std::ostringstream out;
     out << in.rdbuf();
     return out.str();
 }
 
-void copy_dir(const std::string& from, const std::string& to) {
+void copy_dir(const std::string &from, const std::string &to) {
     std::filesystem::create_directories(to);
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());

@@ -13,15 +13,15 @@
 
 namespace shale::test {
 
-/// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, so that
-/// mounts and files vanish with the process even when it is killed. Else a plain directory, removed at the end.
+/// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, so
+/// that mounts and files vanish with the process even when it is killed. Else a plain directory, removed at the end.
 class World {
 public:
     World();
     ~World();
-    World(const World&) = delete;
-    World& operator=(const World&) = delete;
-    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    World(const World &) = delete;
+    World &operator=(const World &) = delete;
+    [[nodiscard]] const std::string &path() const noexcept { return path_; }
     [[nodiscard]] std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
 
     /// Removes a tree below it; a failure fails the test.
@@ -49,14 +49,14 @@ struct Member {
 };
 using Layer = std::vector<Member>;
 
-std::string tar_of(const Layer& layer);
+std::string tar_of(const Layer &layer);
 /// Writes a docker-save archive with these layers.
-void write_docker_archive(const std::string& path, const std::vector<Layer>& layers, std::string_view name);
+void write_docker_archive(const std::string &path, const std::vector<Layer> &layers, std::string_view name);
 
 /// Opens a store or fails the test with its text.
-std::unique_ptr<store::Store> open_store(const std::string& root, const std::string& driver,
+std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
                                          store::Durability durability = store::Durability::full);
-std::string read_all(const std::string& path);
-void copy_dir(const std::string& from, const std::string& to);
+std::string read_all(const std::string &path);
+void copy_dir(const std::string &from, const std::string &to);
 
 } // namespace shale::test
