@@ -125,7 +125,9 @@ Status Import::make_plan(LockHold &locks) {
         else
             report(ProgressEvent::Kind::layer_shared, i, 0);
     }
-    std::ranges::stable_sort(queue_, [&](size_t a, size_t b) { return layers[a].size > layers[b].size; });
+    std::ranges::sort(queue_, [&](size_t a, size_t b) {
+        return layers[a].size != layers[b].size ? layers[a].size > layers[b].size : a < b;
+    });
     return {};
 }
 

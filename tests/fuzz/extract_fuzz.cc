@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
-// The extractor on any archive: nothing beside the root may appear or change. Checksums are mended first, else
-// nearly every input would end at its first header.
+// The extractor on any archive: nothing beside the root may appear or change. Checksums are mended first. It writes
+// below one temporary directory (TMPDIR), which is removed at the end, and syncs nothing.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "archive/extract.h"
+#include "mend.h"
 #include "sys/fs.h"
 
 namespace {
 
-std::filesystem::path make_base() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "shale-fuzz-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) std::abort();
-    std::filesystem::create_directory(pattern + "/host");
-    return pattern;
-}
+using namespace shale;
+
+struct Base {
+    std::filesystem::path path;
+    Base() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "shale-fuzz-XXXXXX").string();
+        if (::mkdtemp(pattern.data()) == nullptr) std::abort();
+        std::filesystem::create_directory(pattern + "/host");
+        path = pattern;
+    }
+    ~Base() { (void)sys::remove_tree(AT_FDCWD, path.c_str()); }
+    Base(const Base &) = delete;
+    Base &operator=(const Base &) = delete;
+};
 
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-    using namespace shale;
-    static const std::filesystem::path base = make_base();
-    std::vector<uint8_t> data(bytes, bytes + size);
-    for (size_t at = 0; at + 512 <= data.size(); at += 512) {
-        if (data[at] == 0) continue;
-        unsigned sum = 0;
-        for (size_t i = 0; i < 512; ++i)
-            sum += i >= 148 && i < 156 ? ' ' : data[at + i];
-        std::snprintf(reinterpret_cast<char *>(data.data() + at + 148), 8, "%06o", sum);
-        data[at + 155] = ' ';
-    }
-    std::filesystem::create_directory(base / "dest");
-    UniqueFd root(::open((base / "dest").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    static const Base base;
+    const std::vector<uint8_t> data = fuzz::with_checksums(bytes, size);
+    const std::filesystem::path dest = base.path / "dest";
+    std::filesystem::create_directory(dest);
+    UniqueFd root(::open(dest.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     archive::ExtractOptions options;
     options.owners = archive::OwnerPolicy::squash;
     options.whiteouts = archive::WhiteoutForm::oci_names;
@@ -53,10 +53,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
         },
         options.limits);
     (void)archive::extract_tar(reader, root.get(), options);
-    if (!sys::remove_tree(AT_FDCWD, (base / "dest").c_str())) std::filesystem::remove_all(base / "dest");
+    if (!sys::remove_tree(AT_FDCWD, dest.c_str())) std::filesystem::remove_all(dest);
     size_t beside = 0;
-    for (const auto &item : std::filesystem::directory_iterator(base))
+    for (const auto &item : std::filesystem::directory_iterator(base.path))
         beside += item.path().filename() == "host" ? 0 : 1;
-    if (beside != 0 || !std::filesystem::is_empty(base / "host")) std::abort();
+    if (beside != 0 || !std::filesystem::is_empty(base.path / "host")) std::abort();
     return 0;
 }
