@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -60,7 +62,21 @@ Result<std::vector<std::string>> names_of(const Item &item) {
     return out;
 }
 
-Result<SourceImage> load_item(const TarIndex &members, const Item &item) {
+/// Digests of compressed members by where they lie: a list may name one member any number of times.
+using Hashed = std::map<std::pair<uint64_t, uint64_t>, Digest>;
+
+Result<Digest> digest_of(const BlobView &view, Hashed &hashed) {
+    const std::pair place{view.offset, view.size};
+    if (const auto found = hashed.find(place); found != hashed.end()) return found->second;
+    Sha256 hash;
+    TRY(read_view(view, [&](std::span<const std::byte> block) -> Status {
+        hash.update(block);
+        return {};
+    }));
+    return hashed.emplace(place, hash.finish()).first->second;
+}
+
+Result<SourceImage> load_item(const TarIndex &members, const Item &item, Hashed &hashed) {
     SourceImage out;
     out.manifest_is_synthetic = true;
     const BlobView config = TRY(in_context(members.resolve(item.config), [] { return std::string("config"); }));
@@ -83,14 +99,7 @@ Result<SourceImage> load_item(const TarIndex &members, const Item &item) {
         layer.size = view.size;
         // A plain layer's digest is its diff id, which the unpacker verifies; reading it here would read it twice.
         layer.digest = out.config.diff_ids[layers.size()];
-        if (compression != archive::Compression::none) {
-            Sha256 hash;
-            TRY(read_view(view, [&](std::span<const std::byte> block) -> Status {
-                hash.update(block);
-                return {};
-            }));
-            layer.digest = hash.finish();
-        }
+        if (compression != archive::Compression::none) layer.digest = TRY(digest_of(view, hashed));
         layers.push_back(std::move(layer));
         out.layers.push_back(std::move(view));
     }
@@ -116,13 +125,14 @@ Result<std::map<Digest, std::vector<std::string>>> docker_names(const TarIndex &
 Result<std::vector<SourceImage>> read_docker_archive(const TarIndex &members, const SourceOptions &options) {
     std::vector<SourceImage> out;
     std::string offered;
+    Hashed hashed;
     for (const Item &item : TRY(read_items(members))) {
         std::vector<std::string> names = TRY(names_of(item));
         if (!wanted(names, options.reference)) {
             offered += fmt::format("{}{}", offered.empty() ? "" : ", ", names.empty() ? "(no name)" : names.front());
             continue;
         }
-        SourceImage image = TRY(load_item(members, item));
+        SourceImage image = TRY(load_item(members, item, hashed));
         image.names = std::move(names);
         out.push_back(std::move(image));
     }

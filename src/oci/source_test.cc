@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +16,7 @@
 #include "archive/decompress.h"
 #include "archive/tar.h"
 #include "oci/image.h"
+#include "sys/seam.h"
 
 namespace shale::oci {
 namespace {
@@ -238,6 +240,37 @@ TEST_F(Source, DockerLinksBetweenLayers) {
 }
 
 // CVE-2014-9356, CVE-2014-9358: names and links that lead out.
+TEST_F(Source, DockerReadsAMemberOnceHoweverOftenItIsNamed) {
+    // A short list must not cost its length times the size of a layer.
+    struct Reads final : sys::Hook {
+        std::atomic<int> count = 0;
+        int before(const sys::Call &call) noexcept override {
+            if (call.op == sys::Op::read) ++count;
+            return 0;
+        }
+    } reads;
+    const std::string blob = compress(archive::Compression::zstd, image_.layer1);
+    std::string diff_ids, names;
+    for (int i = 0; i < 900; ++i) {
+        diff_ids += fmt::format(R"({}"sha256:{}")", i == 0 ? "" : ",", hex(image_.layer1));
+        names += fmt::format(R"({}"l/{}.tar")", i == 0 ? "" : ",", i % 2);
+    }
+    const std::string config = fmt::format(
+        R"({{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}})", diff_ids);
+    const std::string path =
+        write("x.tar", make_tar({{"c.json", config},
+                                 {"l/0.tar", blob},
+                                 {"l/1.tar", "", archive::EntryType::symlink, "0.tar"},
+                                 {"manifest.json", fmt::format(R"([{{"Config":"c.json","Layers":[{}]}}])", names)}}));
+    sys::set_hook(&reads);
+    const auto got = open_source(path, options_);
+    sys::set_hook(nullptr);
+    ASSERT_TRUE(got) << got.error().text();
+    ASSERT_EQ(got->front().layers.size(), 900U);
+    EXPECT_EQ(got->front().manifest.layers[899].digest, Digest::of(blob));
+    EXPECT_LT(reads.count, 900 + 100); // the first bytes of each layer, and little else
+}
+
 TEST_F(Source, DockerRefusesNamesThatLeadOut) {
     using archive::EntryType;
     const std::string outside = write("secret", image_.layer1);

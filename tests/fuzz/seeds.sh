@@ -109,7 +109,8 @@ pack --format=ustar -C "$layout" -cf "$out/docker_archive/oci.tar" oci-layout in
 # --- texts
 n=0
 for name in debian debian:12 host:5000/a/b:tag docker.io/library/a:v1 "a@sha256:$diff_id" localhost/x "[::1]:5000/a" a--b/c__d.e; do
-  printf '%s' "$name" >"$out/oci_reference/$((++n))"
+  n=$((n + 1))
+  printf '%s' "$name" >"$out/oci_reference/$n"
 done
 head -n 20 /proc/self/mountinfo >"$out/mountinfo/self"
 printf '36 35 98:0 /a\\040b /mnt2 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue\n25 1 0:5 / / rw - tmpfs  rw\n' >"$out/mountinfo/octal"
