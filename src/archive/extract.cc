@@ -73,6 +73,7 @@ Result<ExtractReport> Extractor::run() {
     TRY(leave_top());
     report_.implied_dirs.assign(implied_.begin(), implied_.end()); // a prefix sorts first: parents before children
     std::vector<std::pair<uint64_t, DeferredLink>> links;
+    links.reserve(deferred_.size());
     for (auto &[path, link] : deferred_)
         links.emplace_back(link.first, DeferredLink{path, std::move(link.second)});
     std::ranges::sort(links, {}, &std::pair<uint64_t, DeferredLink>::first);
@@ -371,7 +372,8 @@ Status Extractor::hard_link(const Entry &entry) {
     if (path == target_path) return bad("it is its own target");
     if (target_path.starts_with(path + "/")) return bad("the target lies below the link");
     const std::string target(link_parts_.back());
-    auto [from, holder] = TRY(link_source_dir());
+    const auto source_dir = TRY(link_source_dir());
+    const int from = source_dir.first;
     if (from < 0) return defer(path);
     const auto source = TRY(sys::stat_if_exists(from, target.c_str()));
     if (!source) {

@@ -31,7 +31,7 @@ struct Header {
 static_assert(sizeof(Header) == block_size);
 
 template <size_t N> void put_text(std::array<char, N> &field, std::string_view text) {
-    std::memcpy(field.data(), text.data(), std::min(N, text.size()));
+    std::copy_n(text.begin(), std::min(N, text.size()), field.begin());
 }
 
 template <size_t N> void put_octal(std::array<char, N> &field, uint64_t value) {
