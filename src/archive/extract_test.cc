@@ -173,7 +173,8 @@ TEST_F(Extract, NamesStayInside) {
             "256 bytes");
 }
 
-// A symlink whose target holds a whiteout's name must not make a directory that reads as a deletion (of ".." too) later on.
+// A symlink whose target holds a whiteout's name must not make a directory that reads as a deletion (of ".." too) later
+// on.
 TEST_F(Extract, SymlinkToWhiteoutNameIsRefused) {
     for (const std::string target : {".wh...", ".wh..", ".wh.etc", ".wh..wh..opq", "a/.wh.../b"}) {
         fresh();
@@ -250,6 +251,14 @@ TEST_F(Extract, LaterEntryWins) {
     EXPECT_EQ(report.inodes, 3U);
     refused(file("f", "x") + file("f/child", "y"), "is not a directory");
     refused(member({.name = "f", .type = '6'}) + file("f/child", "y"), "is not a directory");
+    fresh();
+    // What umoci writes where a file takes the place of a directory.
+    report = must(file("f", "x") + file("f/.wh.child", "") + file("f/.wh..wh..opq", "") + file("f/sub/.wh.x", "") +
+                  file("g", "y"));
+    EXPECT_EQ(read("f"), "x");
+    EXPECT_EQ(read("g"), "y");
+    EXPECT_EQ(report.whiteouts, 0U);
+    EXPECT_TRUE(report.implied_dirs.empty());
     fresh();
     must(member({.name = "f", .type = '6'}) + file("f", "y"));
     EXPECT_EQ(read("f"), "y");

@@ -157,10 +157,11 @@ Status Extractor::enter(std::span<const std::string_view> parents) {
 
 /// Goes down into `part`, or returns the target when it is a symlink.
 Result<std::optional<std::string>> Extractor::step_into(const std::string &part) {
-    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a name
-    // would read as a deletion, of ".." too, wherever the tree is walked.
+    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a
+    // name would read as a deletion, of ".." too, wherever the tree is walked.
     if (part.starts_with(whiteout_prefix))
-        return fail(Errc::InvalidArgument, fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
+        return fail(Errc::InvalidArgument,
+                    fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
     const int dir = TRY(open_level(stack_.size() - 1));
     const char *name = part.c_str();
     auto opened = sys::open_dir(dir, name);
@@ -182,9 +183,11 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
             TRY(make_opaque(here()));
             return std::nullopt;
         }
-        if (!S_ISDIR(info.st_mode))
+        if (!S_ISDIR(info.st_mode)) {
+            parent_is_no_dir_ = true;
             return fail(Errc::InvalidArgument,
                         fmt::format("its parent \"{}\" is not a directory", escaped(real_path(part))));
+        }
         if (error != EACCES) return std::unexpected(std::move(opened).error());
         // A mode that locks out its owner, who is us: opened up while we work in it.
         leave_mode = info.st_mode & 07777U;
@@ -298,14 +301,18 @@ Status Extractor::special(const Entry &entry) {
     if (entry.type != EntryType::file && entry.type != EntryType::hard_link)
         return fail(Errc::InvalidArgument, "a whiteout must be a regular file");
     const std::span<const std::string_view> parents(parts_.data(), parts_.size() - 1);
-    if (last == opaque_marker) {
-        TRY(enter(parents));
-        return make_opaque(here());
-    }
+    const bool opaque = last == opaque_marker;
     const std::string name(last.substr(whiteout_prefix.size()));
-    if (name.empty() || name == "." || name == "..")
+    if (!opaque && (name.empty() || name == "." || name == ".."))
         return fail(Errc::InvalidArgument, fmt::format("a whiteout of \"{}\"", name));
-    TRY(enter(parents));
+    parent_is_no_dir_ = false;
+    if (auto entered = enter(parents); !entered) {
+        // umoci states what was in a directory as deleted, also where this layer has a file in the directory's place:
+        // that file hides it all.
+        if (parent_is_no_dir_) return {};
+        return entered;
+    }
+    if (opaque) return make_opaque(here());
     return whiteout(name.c_str());
 }
 
