@@ -4,9 +4,9 @@
 
 usage: tree_manifest.py [--no-owner] [--layers LAYER.tar...] -- DIR
 Fields: path, type, mode, uid:gid, size, content (sha256, link target or device), mtime in ns, xattrs, hard-link group
-(named by its first path). Overlay's own xattrs and the root directory's mtime are left out. With --layers, so are
-the mtimes of directories that none of these archives has an entry for: nothing says what they should be
-(docs/formats/layer-tar.md, "Directories without an entry").
+(named by its first path). Overlay's own xattrs and the root directory's mtime are left out. With --layers, so are the
+mtimes of directories that none of these archives has an entry for, since nothing says what they should be, and of the
+directories that these are in, which umoci changes (docs/formats/layer-tar.md, "Directories without an entry").
 """
 import argparse
 import hashlib
@@ -49,7 +49,12 @@ def stated_dirs(archives):
     found = set()
     for archive in archives:
         with tarfile.open(archive, errors="surrogateescape", encoding="utf-8") as layer:
-            found.update(os.path.normpath(entry.name).lstrip("/") for entry in layer if entry.isdir())
+            try:
+                for entry in layer:
+                    if entry.isdir():
+                        found.add(os.path.normpath(entry.name).lstrip("/"))
+            except tarfile.ReadError:
+                pass  # umoci insert ends its archives without padding; all entries have been seen
     return found
 
 
@@ -64,7 +69,11 @@ def main():
     for folder, dirs, files in os.walk(options.dir):
         base = os.path.relpath(folder, options.dir)
         paths += [os.path.normpath(os.path.join(base, name)) for name in dirs + files]
-    first = {}
+    first, untimed = {}, {""}
+    if stated is not None:
+        for relative in paths:
+            if relative not in stated and stat.S_ISDIR(os.lstat(os.path.join(options.dir, relative)).st_mode):
+                untimed.update((relative, os.path.dirname(relative)))
     for relative in sorted(paths):
         path = os.path.join(options.dir, relative) if relative else options.dir
         info = os.lstat(path)
@@ -72,8 +81,7 @@ def main():
         link = "-"
         if not is_dir and info.st_nlink > 1:
             link = first.setdefault((info.st_dev, info.st_ino), escape(relative))
-        said = not is_dir or (bool(relative) and (stated is None or relative in stated))
-        mtime = str(info.st_mtime_ns) if said else "-"
+        mtime = "-" if is_dir and relative in untimed else str(info.st_mtime_ns)
         print("\t".join([escape(relative) or ".", stat.filemode(info.st_mode)[0], f"{stat.S_IMODE(info.st_mode):04o}",
                          "-" if options.no_owner else f"{info.st_uid}:{info.st_gid}",
                          "-" if is_dir else str(info.st_size), content(path, info), mtime, xattrs(path), link]))
