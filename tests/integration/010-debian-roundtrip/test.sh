@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # An image of several awkward layers goes in and out with equal digests, and its tree is the one that umoci unpacks.
 source "$(dirname "$0")/../lib.sh"
-need umoci python3 busybox setcap setfattr
+need umoci python3 busybox setcap setfattr zstd
 need_root "file capabilities and owners"
 need_overlay
 

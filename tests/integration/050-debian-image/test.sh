@@ -69,6 +69,8 @@ setfattr -n trusted.colour -v 0x00ff0a "$tree/srv/attributes"
 chmod 1777 "$tree/srv"; touch -d '1969-07-20 20:17:40 UTC' "$tree/srv/links"
 layer "attributes"
 
+umoci tag --image "$image:real" plain
+
 # What umoci does not write: times with nanoseconds, sparse entries, a directory without an entry.
 mkdir -p "$WORK/gnu/opt"/{times,unstated/deep}
 truncate -s 3M "$WORK/gnu/opt/times/sparse"; printf 'data' | dd of="$WORK/gnu/opt/times/sparse" bs=1 seek=2000000 conv=notrunc status=none
@@ -83,6 +85,7 @@ umoci raw add-layer --image "$image:real" "$WORK/gnu.tar"
 took "archives"
 skopeo --insecure-policy copy -q "oci:$image:real" "oci-archive:$WORK/oci.tar:real"
 skopeo --insecure-policy copy -q "oci:$image:real" "docker-archive:$WORK/docker.tar:debian:real"
+skopeo --insecure-policy copy -q "oci:$image:plain" "oci-archive:$WORK/plain.tar:plain"
 rm -rf "$bundle"
 umoci unpack --image "$image:real" "$WORK/umoci"
 
@@ -161,9 +164,10 @@ shale image export --format docker debian:oci "$WORK/out-docker.tar"
 same_digests "docker-archive:$WORK/docker.tar" "docker-archive:$WORK/out-docker.tar"
 took "exports have equal digests"
 
+# buildah (1.28) cannot write a layer with sparse entries again, so it gets the image without the last layer.
 build() {
   local containers=(buildah --root "$WORK/buildah" --runroot "$WORK/buildah-run" --storage-driver overlay) name
-  name=$("${containers[@]}" from --pull=never "oci-archive:$WORK/oci.tar") &&
+  name=$("${containers[@]}" from --pull=never "oci-archive:$WORK/plain.tar") &&
     "${containers[@]}" run --isolation chroot --network host "$name" sh -c 'rm -rf /usr/share/perl5; echo built >/srv/buildah; dpkg -S /bin/sh' &&
     "${containers[@]}" commit -q --format oci "$name" "oci-archive:$WORK/buildah.tar:built" >/dev/null
 }
