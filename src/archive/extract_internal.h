@@ -103,6 +103,7 @@ private:
     std::vector<Level> stack_;
     std::vector<std::string_view> parts_, link_parts_; ///< of the current entry
     std::string name_;                                 ///< its last component
+    bool parent_is_no_dir_ = false;                    ///< why `enter` failed
     std::set<std::string> implied_;
     std::map<std::string, std::pair<uint64_t, std::string>> deferred_; ///< path -> order, target
     uint64_t deferred_count_ = 0;

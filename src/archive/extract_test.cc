@@ -252,6 +252,14 @@ TEST_F(Extract, LaterEntryWins) {
     refused(file("f", "x") + file("f/child", "y"), "is not a directory");
     refused(member({.name = "f", .type = '6'}) + file("f/child", "y"), "is not a directory");
     fresh();
+    // What umoci writes where a file takes the place of a directory.
+    report = must(file("f", "x") + file("f/.wh.child", "") + file("f/.wh..wh..opq", "") + file("f/sub/.wh.x", "") +
+                  file("g", "y"));
+    EXPECT_EQ(read("f"), "x");
+    EXPECT_EQ(read("g"), "y");
+    EXPECT_EQ(report.whiteouts, 0U);
+    EXPECT_TRUE(report.implied_dirs.empty());
+    fresh();
     must(member({.name = "f", .type = '6'}) + file("f", "y"));
     EXPECT_EQ(read("f"), "y");
 }

@@ -183,9 +183,11 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
             TRY(make_opaque(here()));
             return std::nullopt;
         }
-        if (!S_ISDIR(info.st_mode))
+        if (!S_ISDIR(info.st_mode)) {
+            parent_is_no_dir_ = true;
             return fail(Errc::InvalidArgument,
                         fmt::format("its parent \"{}\" is not a directory", escaped(real_path(part))));
+        }
         if (error != EACCES) return std::unexpected(std::move(opened).error());
         // A mode that locks out its owner, who is us: opened up while we work in it.
         leave_mode = info.st_mode & 07777U;
@@ -299,14 +301,18 @@ Status Extractor::special(const Entry &entry) {
     if (entry.type != EntryType::file && entry.type != EntryType::hard_link)
         return fail(Errc::InvalidArgument, "a whiteout must be a regular file");
     const std::span<const std::string_view> parents(parts_.data(), parts_.size() - 1);
-    if (last == opaque_marker) {
-        TRY(enter(parents));
-        return make_opaque(here());
-    }
+    const bool opaque = last == opaque_marker;
     const std::string name(last.substr(whiteout_prefix.size()));
-    if (name.empty() || name == "." || name == "..")
+    if (!opaque && (name.empty() || name == "." || name == ".."))
         return fail(Errc::InvalidArgument, fmt::format("a whiteout of \"{}\"", name));
-    TRY(enter(parents));
+    parent_is_no_dir_ = false;
+    if (auto entered = enter(parents); !entered) {
+        // umoci states what was in a directory as deleted, also where this layer has a file in the directory's place:
+        // that file hides it all.
+        if (parent_is_no_dir_) return {};
+        return entered;
+    }
+    if (opaque) return make_opaque(here());
     return whiteout(name.c_str());
 }
 

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -222,10 +224,20 @@ std::string bundle_config(const RunSpec &spec) {
 
 namespace {
 
+constexpr const char *unified_cgroups = "/sys/fs/cgroup/unified";
+
 bool cgroups_are_hybrid() {
     struct statfs top{}, unified{};
-    return statfs("/sys/fs/cgroup", &top) == 0 && top.f_type == TMPFS_MAGIC &&
-           statfs("/sys/fs/cgroup/unified", &unified) == 0 && unified.f_type == CGROUP2_SUPER_MAGIC;
+    return statfs("/sys/fs/cgroup", &top) == 0 && top.f_type == TMPFS_MAGIC && statfs(unified_cgroups, &unified) == 0 &&
+           unified.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+/// crun (seen with 1.8) refuses cgroup v1 beside a v2 that has controllers, also when it is told to leave cgroups
+/// alone. With an empty tmpfs over the v2 mount, in a mount namespace of its own, it sees v1 only. In a fork's child:
+/// calls only. Where this is not allowed crun says what it misses.
+void hide_unified_cgroups() {
+    if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) return;
+    (void)mount("none", unified_cgroups, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k");
 }
 
 std::string in_path(const std::string &name) {
@@ -279,13 +291,13 @@ Result<std::string> find_runtime(const std::string &wanted) {
             return fail(Errc::NotFound, fmt::format("OCI runtime {} is not there or not executable", wanted));
         return path;
     }
-    const bool hybrid = cgroups_are_hybrid();
-    for (const char *name : {hybrid ? "runc" : "crun", hybrid ? "crun" : "runc"})
+    for (const char *name : {"crun", "runc"})
         if (std::string path = in_path(name); !path.empty()) return path;
     return fail(Errc::NotFound, "no OCI runtime is installed; install crun or runc, or name one with --runtime");
 }
 
-Result<int> run_child(const std::string &program, const std::vector<std::string> &argv, mode_t mask) {
+Result<int> run_child(const std::string &program, const std::vector<std::string> &argv, mode_t mask,
+                      void (*prepare)()) {
     std::vector<std::string> words = argv;
     std::vector<char *> pointers;
     for (std::string &word : words)
@@ -302,6 +314,7 @@ Result<int> run_child(const std::string &program, const std::vector<std::string>
         signal(SIGPIPE, SIG_DFL);
         signal(SIGINT, SIG_DFL);
         signal(SIGTERM, SIG_DFL);
+        if (prepare != nullptr) prepare();
         execvp(program.c_str(), pointers.data());
         const int error = errno;
         (void)!write(out.get(), &error, sizeof(error)); // the pipe is closed by a successful exec
@@ -324,10 +337,11 @@ Result<int> run_child(const std::string &program, const std::vector<std::string>
 Result<int> run_bundle(const std::string &runtime, const std::string &state_dir, const std::string &bundle,
                        const std::string &id) {
     std::vector<std::string> argv{runtime, "--root", state_dir};
-    if (runtime.ends_with("crun")) argv.emplace_back("--cgroup-manager=disabled");
+    const bool crun = runtime.ends_with("crun");
+    if (crun) argv.emplace_back("--cgroup-manager=disabled");
     for (const std::string &word : {std::string("run"), std::string("--bundle"), bundle, id})
         argv.push_back(word);
-    return run_child(runtime, argv, 022);
+    return run_child(runtime, argv, 022, crun && cgroups_are_hybrid() ? hide_unified_cgroups : nullptr);
 }
 
 } // namespace shale::cli

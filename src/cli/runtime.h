@@ -38,13 +38,14 @@ std::string bundle_config(const RunSpec &spec);
 /// TERM added.
 Result<RunSpec> run_spec(const oci::Config &config, const std::vector<std::string> &command);
 
-/// Path of the OCI runtime: `wanted` (a name or path), else crun, else runc. On hosts with cgroup v1 beside v2 runc
-/// comes first: crun refuses that arrangement.
+/// Path of the OCI runtime: `wanted` (a name or path), else crun, else runc.
 Result<std::string> find_runtime(const std::string &wanted);
 /// Runs the bundle and waits; the container's exit code. Signals sent to us alone are passed on.
 Result<int> run_bundle(const std::string &runtime, const std::string &state_dir, const std::string &bundle,
                        const std::string &id);
 /// Runs a program with our terminal, environment and the given umask; its exit code (128 + signal when killed).
-Result<int> run_child(const std::string &program, const std::vector<std::string> &argv, mode_t mask);
+/// `prepare` is called in the child, before the program: async-signal-safe calls only.
+Result<int> run_child(const std::string &program, const std::vector<std::string> &argv, mode_t mask,
+                      void (*prepare)() = nullptr);
 
 } // namespace shale::cli

@@ -93,6 +93,8 @@ TEST(RunChild, ExitCodes) {
     EXPECT_EQ(*run_child("/bin/sh", {"sh", "-c", "exit 7"}, 022), 7);
     EXPECT_EQ(*run_child("/bin/sh", {"sh", "-c", "kill -9 $$"}, 022), 137);
     EXPECT_FALSE(run_child("/nonexistent", {"x"}, 022));
+    const auto in_proc = [] { (void)!chdir("/proc"); };
+    EXPECT_EQ(*run_child("/bin/sh", {"sh", "-c", "test \"$(pwd -P)\" = /proc"}, 022, in_proc), 0);
 }
 
 } // namespace

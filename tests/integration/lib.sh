@@ -23,6 +23,8 @@ trap 'echo "FAILED at ${BASH_SOURCE[0]##*/integration/}:$LINENO: $BASH_COMMAND" 
 set -E
 
 skip() { echo "SKIP: $*"; exit 77; }
+# A part of a test that cannot be had here: "WHAT: why not". The test goes on; the summary names the part.
+skip_part() { echo "SKIP-PART: $*"; }
 fail() { echo "FAIL: $*" >&2; exit 1; }
 need() { local tool; for tool; do command -v "$tool" >/dev/null || skip "$tool is not installed"; done; }
 need_root() { (($(id -u) == 0)) || skip "needs root: $1"; }

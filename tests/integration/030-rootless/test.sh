@@ -25,9 +25,9 @@ user_shale container create --name tour tour:v1
 user_shale container ls | grep tour
 user_shale container diff tour
 if ! command -v crun >/dev/null; then
-  echo "crun is not installed: nothing is run"
+  skip_part "running a program: crun is not installed"
 elif ! user unshare --user --map-root-user --mount true 2>/dev/null; then
-  echo "this host allows no user namespace to unprivileged users: nothing is run"
+  skip_part "running a program: this host allows no user namespace to unprivileged users"
 else
   user_shale run --container tour -- /bin/sh -c 'echo written >/hello; rm /etc/motd'
   user_shale container diff tour | grep -E '^A +/hello$'
