@@ -52,7 +52,7 @@ private:
     // extract_tree.cc
     Status enter(std::span<const std::string_view> parents);
     Result<std::optional<std::string>> step_into(const std::string &part);
-    Status make_implied(const std::string &part);
+    Status make_implied(const std::string &part, bool deleted);
     Result<int> open_level(size_t index);
     Status leave_top();
     Status leave_to(size_t depth);
@@ -81,6 +81,7 @@ private:
     Status symlink(const Entry &entry);
     Status node(const Entry &entry);
     Status hard_link(const Entry &entry);
+    Result<DeferredLink> locate_target();
     Status defer(const std::string &path);
     Result<std::pair<int, UniqueFd>> link_source_dir();
     template <class F> Status create(F attempt);
@@ -104,7 +105,7 @@ private:
     std::vector<std::string_view> parts_, link_parts_; ///< of the current entry
     std::string name_;                                 ///< its last component
     std::set<std::string> implied_;
-    std::map<std::string, std::pair<uint64_t, std::string>> deferred_; ///< path -> order, target
+    std::map<std::string, std::pair<uint64_t, DeferredLink>> deferred_; ///< path -> order, link
     uint64_t deferred_count_ = 0;
     size_t booked_ = 0; ///< bytes of names kept in the two above
     /// oci_names: hashes of names that have a whiteout, so that most entries need not look for one.

@@ -157,10 +157,11 @@ Status Extractor::enter(std::span<const std::string_view> parents) {
 
 /// Goes down into `part`, or returns the target when it is a symlink.
 Result<std::optional<std::string>> Extractor::step_into(const std::string &part) {
-    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a name
-    // would read as a deletion, of ".." too, wherever the tree is walked.
+    // The entry's own path has been looked at; this one may come from a symlink's target, and a directory of such a
+    // name would read as a deletion, of ".." too, wherever the tree is walked.
     if (part.starts_with(whiteout_prefix))
-        return fail(Errc::InvalidArgument, fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
+        return fail(Errc::InvalidArgument,
+                    fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
     const int dir = TRY(open_level(stack_.size() - 1));
     const char *name = part.c_str();
     auto opened = sys::open_dir(dir, name);
@@ -169,7 +170,7 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
         const int error = opened.error().sys_errno();
         if (error == ENAMETOOLONG) return fail(Errc::InvalidArgument, "a name in its path is too long");
         if (error == ENOENT) {
-            TRY(make_implied(part));
+            TRY(make_implied(part, false));
             return std::nullopt;
         }
         if (error != ENOTDIR && error != ELOOP && error != EACCES) return std::unexpected(std::move(opened).error());
@@ -178,8 +179,7 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
         if (is_whiteout(info)) {
             touch();
             (void)TRY(make_room(name));
-            TRY(make_implied(part));
-            TRY(make_opaque(here()));
+            TRY(make_implied(part, true));
             return std::nullopt;
         }
         if (!S_ISDIR(info.st_mode))
@@ -209,11 +209,12 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
     return std::nullopt;
 }
 
-Status Extractor::make_implied(const std::string &part) {
+/// `deleted`: the layer deleted what the parents have there, so nothing of that counts for the new directory.
+Status Extractor::make_implied(const std::string &part, bool deleted) {
     const int dir = here();
     const char *name = part.c_str();
     const bool setgid = stack_.back().setgid;
-    const bool was_whiteout = TRY(drop_named_whiteout(name));
+    if (TRY(drop_named_whiteout(name))) deleted = true;
     touch();
     TRY(sys::make_dir(dir, name, 0755));
     ++report_.inodes;
@@ -226,13 +227,13 @@ Status Extractor::make_implied(const std::string &part) {
     std::string path = real_path(part);
     TRY(book(path.size() + 64));
     deferred_.erase(path);
-    implied_.insert(std::move(path));
+    if (!deleted) implied_.insert(std::move(path));
     Level level;
     level.name = part;
     level.fd = TRY(sys::open_dir(dir, name));
     stack_.push_back(std::move(level));
     if (stack_.size() > open_levels + 1) stack_[stack_.size() - 1 - open_levels].fd.reset();
-    if (was_whiteout) TRY(make_opaque(here()));
+    if (deleted) TRY(make_opaque(here()));
     return {};
 }
 
@@ -355,8 +356,9 @@ Status Extractor::make_opaque(int dir) {
     return {};
 }
 
-/// As make_opaque for a child of the current directory that is not on the stack.
+/// As make_opaque for a child of the current directory that is not on the stack and that the layer deletes.
 Status Extractor::make_opaque_child(const char *name) {
+    implied_.erase(real_path(name));
     const std::string_view part(name);
     TRY(step_into(std::string(part)));
     TRY(make_opaque(here()));
