@@ -390,6 +390,20 @@ TEST_F(Extract, OverlayTricks) {
     EXPECT_EQ(report.warnings.size(), 2U);
 }
 
+TEST_F(Extract, HostAttributesAreLeftOut) {
+    auto report = must(pax({{"SCHILY.xattr.security.selinux", "u:r:t:s0"},
+                            {"SCHILY.xattr.security.ima", "x"},
+                            {"SCHILY.xattr.security.shale-test", "x"},
+                            {"SCHILY.xattr.system.nfs4_acl", "x"},
+                            {"SCHILY.xattr.user.kept", "u"}}) +
+                       file("f"));
+    EXPECT_EQ(report.skipped_xattrs, 4U);
+    EXPECT_EQ(report.warnings.size(), 4U);
+    char value = 0;
+    EXPECT_EQ(::lgetxattr((dest() / "f").c_str(), "security.shale-test", &value, 1), -1);
+    EXPECT_EQ(::lgetxattr((dest() / "f").c_str(), "user.kept", &value, 1), 1);
+}
+
 TEST_F(Extract, SetIdBitsOwnersAndCapabilities) {
     if (!is_root()) GTEST_SKIP() << "needs root";
     const std::string capability("\1\0\0\2\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);

@@ -68,12 +68,13 @@ std::optional<LayerId> parse_id(std::string_view name);
 /// descriptors.
 Result<Usage> walk_usage(int dir);
 
-/// Calls `visit(directory, name, status)` for everything below `dir`, a directory before what is in it; no descriptor
-/// but a constant number is held, links are not followed. Stops at the first error.
+/// Calls `visit(directory, name, status)` for everything below `dir`, a directory before what is in it; links are not
+/// followed. Memory: the current path and the names of directories beside it; descriptors: one for 3,000 bytes of path.
+/// Stops at the first error.
 using Visit = std::function<Status(int, const char *, const struct stat &)>;
 Status walk_tree(int dir, const Visit &visit);
 
-/// Owner, mode, extended attributes (none of overlay's own) and times of `from` (any descriptor, O_PATH too) onto
+/// Owner, mode, extended attributes (none of overlay's own, of security.* only the capabilities) and times of `from` (any descriptor, O_PATH too) onto
 /// the open file or directory `to` (not O_PATH).
 Status copy_metadata(int from, int to);
 /// Copies a file that is no directory, with data and metadata, to a new name. `from` may be O_PATH.
