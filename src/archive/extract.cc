@@ -70,6 +70,7 @@ Result<ExtractReport> Extractor::run() {
         TRY(in_context(entry(now), [&] { return fmt::format("entry {} \"{}\"", report_.entries, escaped(now.path)); }));
     }
     TRY(leave_to(1));
+    TRY(lock());
     TRY(leave_top());
     report_.implied_dirs.assign(implied_.begin(), implied_.end()); // a prefix sorts first: parents before children
     std::vector<std::pair<uint64_t, DeferredLink>> links;
@@ -131,10 +132,13 @@ Status Extractor::entry(Entry &entry) {
         return fail(Errc::InvalidArgument, "a symbolic link without a target");
     TRY(enter({parts_.data(), parts_.size() - 1}));
     name_.assign(parts_.back());
-    if (!implied_.empty() || !deferred_.empty()) {
+    if (!implied_.empty() || !deferred_.empty() || !locked_.empty()) {
         const std::string path = real_path(name_);
         deferred_.erase(path);
-        if (entry.type == EntryType::directory) implied_.erase(path);
+        if (entry.type == EntryType::directory) {
+            implied_.erase(path);
+            locked_.erase(path);
+        }
     }
     switch (entry.type) {
     case EntryType::file:

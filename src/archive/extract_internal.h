@@ -56,6 +56,7 @@ private:
     Result<int> open_level(size_t index);
     Status leave_top();
     Status leave_to(size_t depth);
+    Status lock();
     [[nodiscard]] int here() const { return stack_.size() == 1 ? root_ : stack_.back().fd.get(); }
     void touch() {
         Level &top = stack_.back();
@@ -107,7 +108,10 @@ private:
     std::set<std::string> implied_;
     std::map<std::string, std::pair<uint64_t, DeferredLink>> deferred_; ///< path -> order, link
     uint64_t deferred_count_ = 0;
-    size_t booked_ = 0; ///< bytes of names kept in the two above
+    /// Not root: directories with a mode that locks out their owner, who is us. They get it at the very end, since
+    /// later entries and links may lead through them.
+    std::map<std::string, mode_t> locked_;
+    size_t booked_ = 0; ///< bytes of names kept in the ones above
     /// oci_names: hashes of names that have a whiteout, so that most entries need not look for one.
     std::bitset<65'536> whiteout_names_;
     ExtractReport report_;

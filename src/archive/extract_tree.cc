@@ -17,7 +17,7 @@ namespace {
 constexpr size_t name_max = 255;
 constexpr int max_symlinks = 40;          // as the kernel's
 constexpr size_t open_levels = 64;        // deeper parents are closed and opened again
-constexpr size_t booked_max = 256U << 20; // names of implied directories and deferred links
+constexpr size_t booked_max = 256U << 20; // names of implied and locked directories and deferred links
 constexpr std::string_view aufs_prefix = ".wh..wh.";
 
 size_t hash_of(std::string_view name) {
@@ -108,9 +108,29 @@ Status Extractor::leave_top() {
         const int dir = by_fd ? here() : TRY(open_level(index - 1));
         const char *name = by_fd ? "" : top.name.c_str();
         if (top.set_times) TRY(sys::set_times(dir, name, top.atime, top.mtime));
-        if (top.leave_mode) TRY(sys::chmod_at(dir, name, *top.leave_mode));
+        if (top.leave_mode && uid_ != 0 && index > 0) {
+            std::string path = real_path("");
+            path.pop_back();
+            TRY(book(path.size() + 64));
+            locked_.insert_or_assign(std::move(path), *top.leave_mode);
+        } else if (top.leave_mode) {
+            TRY(sys::chmod_at(dir, name, *top.leave_mode));
+        }
     }
     stack_.pop_back();
+    return {};
+}
+
+/// Children first: the way to them is open until then.
+Status Extractor::lock() {
+    for (auto it = locked_.rbegin(); it != locked_.rend(); ++it) {
+        const auto &[path, mode] = *it;
+        UniqueFd dir = TRY(sys::open_dir(root_, "."));
+        size_t begin = 0;
+        for (size_t slash; (slash = path.find('/', begin)) != std::string::npos; begin = slash + 1)
+            dir = TRY(sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str()));
+        TRY(sys::chmod_at(dir.get(), path.c_str() + begin, mode));
+    }
     return {};
 }
 
@@ -266,7 +286,10 @@ void Extractor::forget_below(const std::string &path, bool itself) {
     const std::string to = path + "0"; // '0' follows '/'
     implied_.erase(implied_.lower_bound(from), implied_.lower_bound(to));
     deferred_.erase(deferred_.lower_bound(from), deferred_.lower_bound(to));
-    if (itself) implied_.erase(path);
+    locked_.erase(locked_.lower_bound(from), locked_.lower_bound(to));
+    if (!itself) return;
+    implied_.erase(path);
+    locked_.erase(path);
 }
 
 /// oci_names: an entry takes the place of its whiteout ".wh.NAME".

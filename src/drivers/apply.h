@@ -49,6 +49,10 @@ public:
     /// `staged` and `lower` outlive the object.
     Applier(int staged, archive::WhiteoutForm form, LowerTree &lower) : staged_(staged), form_(form), lower_(lower) {}
     Status run(const archive::ExtractReport &report);
+    /// Afterwards: where the archive's `path` is now.
+    [[nodiscard]] std::string moved_path(std::string path) const;
+    /// Afterwards: directories that say nothing about themselves.
+    [[nodiscard]] const std::set<std::string> &implied() const noexcept { return implied_; }
 
 private:
     // apply_fold.cc
@@ -77,7 +81,6 @@ private:
     Status inherit(const std::string &path);
     Result<UniqueFd> open_staged(std::string_view path);
     Result<UniqueFd> make_staged(std::string_view path);
-    [[nodiscard]] std::string moved_path(std::string path) const;
     [[nodiscard]] bool has_arrived(const std::string &path) const;
 
     int staged_;

@@ -70,7 +70,7 @@ Result<LayerRoot> LayerRoot::open(const std::string &root) {
 
 Status LayerRoot::make(const char *name, mode_t mode, uid_t uid, gid_t gid) const {
     TRY(sys::make_dir(fd(), name, mode));
-    if (uid != uid_ || gid != gid_) TRY(sys::chown_at(fd(), name, uid, gid));
+    if ((uid != 0 || gid != 0 || uid_ == 0) && (uid != uid_ || gid != gid_)) TRY(sys::chown_at(fd(), name, uid, gid));
     if (needs_chmod(mode)) TRY(sys::chmod_at(fd(), name, mode));
     return {};
 }
@@ -193,10 +193,11 @@ Status walk_tree(int dir, const Visit &visit) {
     std::vector<Frame> frames;
     const auto enter = [&](Frame frame, UniqueFd opened) -> Status {
         auto here = std::make_shared<UniqueFd>(std::move(opened));
+        const std::string shown = path == "." ? "" : path.substr(2) + "/";
         for (auto &entry : TRY(sys::list_dir(here->get()))) {
             const auto status = TRY(sys::stat_if_exists(here->get(), entry.name.c_str()));
             if (!status) continue;
-            TRY(visit(here->get(), entry.name.c_str(), *status));
+            TRY(visit(here->get(), entry.name.c_str(), *status, shown));
             if (S_ISDIR(status->st_mode)) frame.directories.push_back(std::move(entry.name));
         }
         if (frame.directories.empty()) return {};
@@ -239,7 +240,7 @@ Result<Usage> walk_usage(int dir) {
         ++out.inodes;
     };
     add(TRY(sys::stat_at(dir, "")));
-    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status) -> Status {
+    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status, std::string_view) -> Status {
         add(status);
         return {};
     }));
@@ -291,6 +292,44 @@ Status copy_entry(int from, int to_dir, const char *to_name) {
             TRY(sys::set_xattr(to_dir, to_name, key.c_str(), *value));
     }
     return sys::set_times(to_dir, to_name, status.st_atim, status.st_mtim);
+}
+
+Result<LockedModes> open_up(int root) {
+    LockedModes out;
+    if (::geteuid() == 0) return out;
+    const struct stat self = TRY(sys::stat_at(root, ""));
+    if ((self.st_mode & S_IRWXU) != S_IRWXU) {
+        out.emplace("", self.st_mode & 07777U);
+        TRY(sys::chmod_fd(root, (self.st_mode & 07777U) | S_IRWXU));
+    }
+    // A directory is shown before it is opened.
+    TRY(walk_tree(root, [&](int dir, const char *name, const struct stat &status, std::string_view path) -> Status {
+        if (!S_ISDIR(status.st_mode) || (status.st_mode & S_IRWXU) == S_IRWXU) return {};
+        out.emplace(std::string(path) + name, status.st_mode & 07777U);
+        return sys::chmod_at(dir, name, (status.st_mode & 07777U) | S_IRWXU);
+    }));
+    return out;
+}
+
+Status lock_again(int root, const LockedModes &modes) {
+    // Children first: the way to them is open until then.
+    for (auto it = modes.rbegin(); it != modes.rend(); ++it) {
+        const auto &[path, mode] = *it;
+        UniqueFd dir = TRY(sys::open_dir(root, "."));
+        bool there = true;
+        for (size_t begin = 0; there && begin < path.size();) {
+            const size_t slash = std::min(path.find('/', begin), path.size());
+            auto next = sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str());
+            there = next.has_value();
+            if (!next && next.error().sys_errno() != ENOTDIR && next.error().sys_errno() != ELOOP &&
+                !is_missing(next.error()))
+                return std::unexpected(std::move(next).error());
+            if (next) dir = std::move(*next);
+            begin = slash + 1;
+        }
+        if (there) TRY(sys::chmod_fd(dir.get(), mode));
+    }
+    return {};
 }
 
 Status keeping_times(int dir, const std::function<Status()> &body) {

@@ -37,11 +37,13 @@ TEST_F(Tree, WalkSeesEverythingOnceAndDirectoriesFirst) {
         (void)file(name);
     ASSERT_TRUE(sys::make_symlink("a", fd_.get(), "link"));
     std::vector<std::string> seen;
-    const auto done = walk_tree(fd_.get(), [&](int dir, const char *name, const struct stat &status) -> Status {
-        seen.push_back(sys::path_of_fd(dir)->substr(path_.size()) + "/" + name);
-        if (S_ISDIR(status.st_mode)) seen.back() += "/";
-        return {};
-    });
+    const auto done = walk_tree(
+        fd_.get(), [&](int dir, const char *name, const struct stat &status, std::string_view path) -> Status {
+            seen.push_back(sys::path_of_fd(dir)->substr(path_.size()) + "/" + name);
+            EXPECT_EQ("/" + std::string(path) + name, seen.back());
+            if (S_ISDIR(status.st_mode)) seen.back() += "/";
+            return {};
+        });
     ASSERT_TRUE(done) << done.error().text();
     for (size_t i = 0; i < seen.size(); ++i) {
         const std::string parent = seen[i].substr(0, seen[i].find_last_of('/', seen[i].size() - 2) + 1);
@@ -65,7 +67,7 @@ TEST_F(Tree, WalkOfADeepTree) {
     }
     const int first_free = UniqueFd(::dup(fd_.get())).get();
     int highest = 0, entries = 0;
-    const auto done = walk_tree(fd_.get(), [&](int dir, const char *, const struct stat &) -> Status {
+    const auto done = walk_tree(fd_.get(), [&](int dir, const char *, const struct stat &, std::string_view) -> Status {
         highest = std::max(highest, dir);
         ++entries;
         return {};
@@ -78,13 +80,15 @@ TEST_F(Tree, WalkOfADeepTree) {
 TEST_F(Tree, WalkStopsAtAnErrorAndPassesOverWhatIsRemoved) {
     for (const char *name : {"a", "a/b", "c"})
         ASSERT_TRUE(sys::make_dir(fd_.get(), name, 0700));
-    const auto stopped = walk_tree(
-        fd_.get(), [](int, const char *, const struct stat &) -> Status { return fail(Errc::Canceled, "enough"); });
+    const auto stopped = walk_tree(fd_.get(), [](int, const char *, const struct stat &, std::string_view) -> Status {
+        return fail(Errc::Canceled, "enough");
+    });
     ASSERT_FALSE(stopped);
     EXPECT_EQ(stopped.error().code(), Errc::Canceled);
-    const auto passed = walk_tree(fd_.get(), [](int dir, const char *name, const struct stat &) -> Status {
-        return sys::remove_tree(dir, name);
-    });
+    const auto passed =
+        walk_tree(fd_.get(), [](int dir, const char *name, const struct stat &, std::string_view) -> Status {
+            return sys::remove_tree(dir, name);
+        });
     EXPECT_TRUE(passed) << passed.error().text();
 }
 

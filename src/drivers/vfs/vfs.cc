@@ -44,6 +44,20 @@ private:
     int fs_;
 };
 
+/// Of directories that were opened up, in the parent's copy (`modes`) and in the stage: those that count after the
+/// merge.
+Status settle_modes(int stage, const archive::ExtractReport &report, const Applier &applier,
+                    const LockedModes &staged_modes, LockedModes &modes) {
+    for (auto it = modes.begin(); it != modes.end();) {
+        const bool states_nothing = it->first.empty() ? !report.has_root_entry : applier.implied().contains(it->first);
+        const bool stays = states_nothing || !TRY(find_below(stage, it->first));
+        it = stays ? std::next(it) : modes.erase(it);
+    }
+    for (const auto &[path, mode] : staged_modes)
+        if (!path.empty() || report.has_root_entry) modes.insert_or_assign(applier.moved_path(path), mode);
+    return {};
+}
+
 } // namespace
 
 std::span<const OptionInfo> option_infos() noexcept {
@@ -82,9 +96,12 @@ Status Vfs::apply(LayerId id, Parents parents, const archive::ExtractReport &rep
     const UniqueFd stage = TRY(root_.open_part(id, "stage"));
     const UniqueFd fs = TRY(copy_of_parent(id, parents));
     // Before the merge: it replaces files of the parents that the layer's links mean.
+    const LockedModes staged_modes = TRY(open_up(stage.get()));
+    LockedModes modes = TRY(open_up(fs.get()));
     CopiedParent lower(fs.get());
-    TRY(in_context(Applier(stage.get(), archive::WhiteoutForm::oci_names, lower).run(report),
-                   [&] { return fmt::format("layer {}", id.value); }));
+    Applier applier(stage.get(), archive::WhiteoutForm::oci_names, lower);
+    TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
+    TRY(settle_modes(stage.get(), report, applier, staged_modes, modes));
     if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
     // The merge empties the stage's own directories; what its root says is kept for afterwards.
     const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
@@ -92,6 +109,7 @@ Status Vfs::apply(LayerId id, Parents parents, const archive::ExtractReport &rep
     TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
                    [&] { return fmt::format("layer {}: merge", id.value); }));
     TRY(copy_metadata(root_like.get(), fs.get()));
+    TRY(lock_again(fs.get(), modes));
     TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
     return sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str());
 }
