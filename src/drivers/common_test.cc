@@ -57,7 +57,7 @@ TEST_F(Tree, WalkSeesEverythingOnceAndDirectoriesFirst) {
 
 // Deeper than one path takes, with siblings at every level: few descriptors, every entry.
 TEST_F(Tree, WalkOfADeepTree) {
-    constexpr int depth = 1500;
+    constexpr int depth = 400;
     const std::string name(20, 'n');
     UniqueFd at = *sys::open_dir(fd_.get(), ".");
     for (int i = 0; i < depth; ++i) {
