@@ -70,12 +70,13 @@ Result<ExtractReport> Extractor::run() {
         TRY(in_context(entry(now), [&] { return fmt::format("entry {} \"{}\"", report_.entries, escaped(now.path)); }));
     }
     TRY(leave_to(1));
+    TRY(lock());
     TRY(leave_top());
     report_.implied_dirs.assign(implied_.begin(), implied_.end()); // a prefix sorts first: parents before children
     std::vector<std::pair<uint64_t, DeferredLink>> links;
     links.reserve(deferred_.size());
     for (auto &[path, link] : deferred_)
-        links.emplace_back(link.first, DeferredLink{path, std::move(link.second)});
+        links.emplace_back(std::move(link));
     std::ranges::sort(links, {}, &std::pair<uint64_t, DeferredLink>::first);
     for (auto &[order, link] : links)
         report_.deferred_links.push_back(std::move(link));
@@ -132,10 +133,13 @@ Status Extractor::entry(Entry &entry) {
         return fail(Errc::InvalidArgument, "a symbolic link without a target");
     TRY(enter({parts_.data(), parts_.size() - 1}));
     name_.assign(parts_.back());
-    if (!implied_.empty() || !deferred_.empty()) {
+    if (!implied_.empty() || !deferred_.empty() || !locked_.empty()) {
         const std::string path = real_path(name_);
         deferred_.erase(path);
-        if (entry.type == EntryType::directory) implied_.erase(path);
+        if (entry.type == EntryType::directory) {
+            implied_.erase(path);
+            locked_.erase(path);
+        }
     }
     switch (entry.type) {
     case EntryType::file:
@@ -243,30 +247,31 @@ Status Extractor::directory(const Entry &entry) {
     const bool in_setgid = stack_.back().setgid;
     const mode_t open_mode = entry.mode | 0700U; // until it is left
     bool opaque = false;
-    std::optional<struct stat> old;
+    struct stat old{};
+    bool is_new = true;
     touch();
     auto made = sys::make_dir(dir, name, open_mode & 0777U);
     if (!made && made.error().sys_errno() == EEXIST) {
         old = TRY(sys::stat_at(dir, name));
-        if (!S_ISDIR(old->st_mode)) {
-            old.reset();
+        if (!S_ISDIR(old.st_mode)) {
             opaque = TRY(make_room(name));
             made = sys::make_dir(dir, name, open_mode & 0777U);
         } else {
+            is_new = false;
             made = {};
         }
     }
     TRY(std::move(made));
-    if (!old) {
+    if (is_new) {
         ++report_.inodes;
         if (TRY(drop_named_whiteout(name))) opaque = true;
         if (owner.differs) TRY(sys::chown_at(dir, name, owner.uid, owner.gid));
         if ((entry.mode & 07000U) != 0 || (open_mode & umask_) != 0 || in_setgid || inherits_acl_)
             TRY(sys::chmod_at(dir, name, open_mode));
     } else {
-        if (options_.owners == OwnerPolicy::keep && (old->st_uid != owner.uid || old->st_gid != owner.gid))
+        if (options_.owners == OwnerPolicy::keep && (old.st_uid != owner.uid || old.st_gid != owner.gid))
             TRY(sys::chown_at(dir, name, owner.uid, owner.gid));
-        if ((old->st_mode & 07777U) != open_mode) TRY(sys::chmod_at(dir, name, open_mode));
+        if ((old.st_mode & 07777U) != open_mode) TRY(sys::chmod_at(dir, name, open_mode));
     }
     Level level;
     level.name = name_;
@@ -309,98 +314,6 @@ Status Extractor::node(const Entry &entry) {
     }
     TRY(create([&] { return sys::make_node(here(), name_.c_str(), type | (entry.mode & 0777U), device); }));
     return attributes_by_name(entry, owner);
-}
-
-/// The directory of a hard link's target: one that is open already, or found by the kernel inside the root.
-/// -1: not in this layer.
-Result<std::pair<int, UniqueFd>> Extractor::link_source_dir() {
-    const size_t count = link_parts_.size() - 1;
-    size_t same = 0;
-    while (same < count && same + 1 < stack_.size() && stack_[same + 1].name == link_parts_[same])
-        ++same;
-    if (same == count) {
-        const int dir = TRY(open_level(same));
-        TRY(open_level(stack_.size() - 1)); // may have been closed for the other
-        return std::pair{dir, UniqueFd()};
-    }
-    const std::string path = join({link_parts_.data(), count});
-    constexpr uint64_t in_root = 0x10;       // RESOLVE_IN_ROOT
-    constexpr uint64_t no_magic_links = 0x2; // RESOLVE_NO_MAGICLINKS
-    for (int attempt = 0;; ++attempt) {
-        auto opened = sys::open_at2(root_, path.c_str(), O_PATH | O_DIRECTORY, in_root | no_magic_links);
-        if (opened) {
-            const int dir = opened->get();
-            return std::pair{dir, std::move(*opened)};
-        }
-        const int error = opened.error().sys_errno();
-        if (error == ENOENT) return std::pair{-1, UniqueFd()};
-        if (error == EAGAIN && attempt < 100) continue; // a rename somewhere raced with ".."
-        if (error == ENOTDIR || error == ELOOP)
-            return fail(Errc::InvalidArgument,
-                        fmt::format("the path of its target \"{}\" does not lead through directories", escaped(path)));
-        return std::unexpected(std::move(opened).error());
-    }
-}
-
-Status Extractor::defer(const std::string &path) {
-    std::string target = join(link_parts_);
-    if (deferred_.size() >= options_.max_deferred_links)
-        return fail(Errc::ResourceExhausted,
-                    fmt::format("more than {} hard links to files of lower layers", options_.max_deferred_links));
-    TRY(book(path.size() + target.size() + 128));
-    if (TRY(sys::stat_if_exists(here(), name_.c_str()))) {
-        touch();
-        (void)TRY(make_room(name_.c_str()));
-    }
-    (void)TRY(drop_named_whiteout(name_.c_str()));
-    deferred_.insert_or_assign(path, std::pair{deferred_count_++, std::move(target)});
-    return {};
-}
-
-/// The entry's own mode, owner and times are ignored: they would change the target, whatever that is.
-Status Extractor::hard_link(const Entry &entry) {
-    TRY(split_clean(entry.link, link_parts_));
-    const auto bad = [&](std::string_view what) {
-        return fail(Errc::InvalidArgument, fmt::format("hard link to \"{}\": {}", escaped(entry.link), what));
-    };
-    if (entry.link.empty()) return bad("no target");
-    if (link_parts_.empty()) return bad("the target is a directory");
-    if (std::ranges::any_of(link_parts_, [](auto part) { return part.starts_with(whiteout_prefix); }))
-        return bad("the target is a whiteout");
-    const std::string path = real_path(name_);
-    const std::string target_path = join(link_parts_);
-    if (path == target_path) return bad("it is its own target");
-    if (target_path.starts_with(path + "/")) return bad("the target lies below the link");
-    const std::string target(link_parts_.back());
-    const auto source_dir = TRY(link_source_dir());
-    const int from = source_dir.first;
-    if (from < 0) return defer(path);
-    const auto source = TRY(sys::stat_if_exists(from, target.c_str()));
-    if (!source) {
-        if (options_.whiteouts == WhiteoutForm::oci_names && report_.whiteouts > 0 && target.size() < 252 &&
-            TRY(sys::stat_if_exists(from, (std::string(whiteout_prefix) + target).c_str())))
-            return bad("the layer deletes the target");
-        return defer(path);
-    }
-    if (S_ISDIR(source->st_mode)) return bad("the target is a directory");
-    if (is_whiteout(*source)) return bad("the layer deletes the target");
-    touch();
-    const auto attempt = [&] { return sys::make_link(from, target.c_str(), here(), name_.c_str()); };
-    Status made = attempt();
-    if (!made && made.error().sys_errno() == EEXIST) {
-        const auto old = TRY(sys::stat_at(here(), name_.c_str()));
-        if (old.st_dev == source->st_dev && old.st_ino == source->st_ino) {
-            const auto dir_to = TRY(sys::stat_at(here(), ""));
-            const auto dir_from = TRY(sys::stat_at(from, ""));
-            if (target == name_ && dir_to.st_ino == dir_from.st_ino) return bad("it is its own target");
-            return {}; // two names of one file already
-        }
-        (void)TRY(make_room(name_.c_str()));
-        made = attempt();
-    }
-    TRY(std::move(made));
-    (void)TRY(drop_named_whiteout(name_.c_str()));
-    return {};
 }
 
 Status Extractor::xattrs(const Entry &entry, int dir, const char *name) {

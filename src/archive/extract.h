@@ -44,8 +44,16 @@ struct ExtractOptions {
     bool allow_devices = true; ///< false: device nodes are skipped and counted (user namespace)
 };
 
+/// A hard link whose target this layer did not have when the link came: it means the parents' file, whatever the layer
+/// does to that name later. Links to a deferred link are deferred too, with its target.
 struct DeferredLink {
-    std::string path, target; ///< both cleaned, relative to the root; target is not in this layer
+    std::string path; ///< clean, relative to the root; its directory is in the tree, the name is not
+    /// Relative to the root. This layer's symlinks on the way are resolved; what follows the first component that the
+    /// layer lacks is to be resolved in the parents, and may hold ".." from a symlink of this layer.
+    std::string target;
+    /// So many leading components of `target` are directories that the layer states itself: what the parents have in
+    /// their place (a symlink) does not count.
+    size_t stated_depth = 0;
 };
 
 struct ExtractReport {
@@ -56,7 +64,8 @@ struct ExtractReport {
     uint64_t skipped_devices = 0, squashed_owners = 0, skipped_xattrs = 0;
     bool has_root_entry = false; ///< the archive stated the root's own mode and owner
     /// Directories that the archive did not state but its paths imply: created 0755, root-owned;
-    /// parents before children. (Only the ones never stated later.)
+    /// parents before children. Only the ones never stated later and for which the layer does not delete what the
+    /// parents have there.
     std::vector<std::string> implied_dirs;
     std::vector<DeferredLink> deferred_links;
     std::vector<std::string> warnings; ///< at most 100

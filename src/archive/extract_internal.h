@@ -52,10 +52,11 @@ private:
     // extract_tree.cc
     Status enter(std::span<const std::string_view> parents);
     Result<std::optional<std::string>> step_into(const std::string &part);
-    Status make_implied(const std::string &part);
+    Status make_implied(const std::string &part, bool deleted);
     Result<int> open_level(size_t index);
     Status leave_top();
     Status leave_to(size_t depth);
+    Status lock();
     [[nodiscard]] int here() const { return stack_.size() == 1 ? root_ : stack_.back().fd.get(); }
     void touch() {
         Level &top = stack_.back();
@@ -81,6 +82,7 @@ private:
     Status symlink(const Entry &entry);
     Status node(const Entry &entry);
     Status hard_link(const Entry &entry);
+    Result<DeferredLink> locate_target();
     Status defer(const std::string &path);
     Result<std::pair<int, UniqueFd>> link_source_dir();
     template <class F> Status create(F attempt);
@@ -105,9 +107,12 @@ private:
     std::string name_;                                 ///< its last component
     bool parent_is_no_dir_ = false;                    ///< why `enter` failed
     std::set<std::string> implied_;
-    std::map<std::string, std::pair<uint64_t, std::string>> deferred_; ///< path -> order, target
+    std::map<std::string, std::pair<uint64_t, DeferredLink>> deferred_; ///< path -> order, link
     uint64_t deferred_count_ = 0;
-    size_t booked_ = 0; ///< bytes of names kept in the two above
+    /// Not root: directories with a mode that locks out their owner, who is us. They get it at the very end, since
+    /// later entries and links may lead through them.
+    std::map<std::string, mode_t> locked_;
+    size_t booked_ = 0; ///< bytes of names kept in the ones above
     /// oci_names: hashes of names that have a whiteout, so that most entries need not look for one.
     std::bitset<65'536> whiteout_names_;
     ExtractReport report_;

@@ -304,6 +304,31 @@ TEST_F(Extract, HardLinks) {
     refused(link("a", "x") + link("b", "x"), "hard links", Errc::ResourceExhausted);
 }
 
+// What a deferred link means is settled when it is read, not at the end.
+TEST_F(Extract, DeferredLinks) {
+    auto report = must(dir("stated") + link("a", "low") + link("b", "a") + file("low", "new") + link("c", "low") +
+                       symlink("s", "stated") + link("d", "s/x") + symlink("s", "gone/../y") + link("e", "s/x") +
+                       file("implied/f") + link("g", "implied/x") + dir("implied/h") + link("i", "implied/h/x") +
+                       link("j", "a") + file("a", "late"));
+    std::string got;
+    for (const auto &link : report.deferred_links)
+        got += link.path + ">" + link.target + ":" + std::to_string(link.stated_depth) + " ";
+    EXPECT_EQ(got, "b>low:0 d>stated/x:1 e>gone/../y/x:0 g>implied/x:0 i>implied/h/x:0 j>low:0 ");
+    EXPECT_EQ(read("c"), "new");
+    EXPECT_EQ(read("a"), "late");
+    refused(symlink("s", ".") + link("l", "s/l"), "its own target");
+    refused(dir("d") + wh("d/.wh..wh..opq") + link("l", "d/x"), "deletes the target");
+    refused(wh(".wh.d") + link("l", "d/x"), options_.whiteouts == WhiteoutForm::oci_names ? "deletes" : "directories");
+    refused(symlink("s", "t") + symlink("t", "s") + link("l", "s/x"), "directories");
+}
+
+// A directory in place of something that the layer deletes owes nothing to the parents.
+TEST_F(Extract, ImpliedInPlaceOfADeletion) {
+    auto report = must(wh(".wh.a") + file("a/f") + file("b/f") + wh(".wh.b") + file("c/f"));
+    EXPECT_EQ(report.implied_dirs, std::vector<std::string>{"c"});
+    EXPECT_TRUE(opaque("a") && opaque("b"));
+}
+
 TEST_F(Extract, WhiteoutRefusals) {
     for (const char *name : {".wh.", ".wh..", ".wh...", "etc/.wh...", "etc/.wh..", "etc/.wh."})
         refused(wh(name), "whiteout");
@@ -371,6 +396,20 @@ TEST_F(Extract, OverlayTricks) {
     EXPECT_FALSE(opaque("d"));
     EXPECT_EQ(report.skipped_xattrs, 2U);
     EXPECT_EQ(report.warnings.size(), 2U);
+}
+
+TEST_F(Extract, HostAttributesAreLeftOut) {
+    auto report = must(pax({{"SCHILY.xattr.security.selinux", "u:r:t:s0"},
+                            {"SCHILY.xattr.security.ima", "x"},
+                            {"SCHILY.xattr.security.shale-test", "x"},
+                            {"SCHILY.xattr.system.nfs4_acl", "x"},
+                            {"SCHILY.xattr.user.kept", "u"}}) +
+                       file("f"));
+    EXPECT_EQ(report.skipped_xattrs, 4U);
+    EXPECT_EQ(report.warnings.size(), 4U);
+    char value = 0;
+    EXPECT_EQ(::lgetxattr((dest() / "f").c_str(), "security.shale-test", &value, 1), -1);
+    EXPECT_EQ(::lgetxattr((dest() / "f").c_str(), "user.kept", &value, 1), 1);
 }
 
 TEST_F(Extract, SetIdBitsOwnersAndCapabilities) {

@@ -17,7 +17,7 @@ namespace {
 constexpr size_t name_max = 255;
 constexpr int max_symlinks = 40;          // as the kernel's
 constexpr size_t open_levels = 64;        // deeper parents are closed and opened again
-constexpr size_t booked_max = 256U << 20; // names of implied directories and deferred links
+constexpr size_t booked_max = 256U << 20; // names of implied and locked directories and deferred links
 constexpr std::string_view aufs_prefix = ".wh..wh.";
 
 size_t hash_of(std::string_view name) {
@@ -108,9 +108,29 @@ Status Extractor::leave_top() {
         const int dir = by_fd ? here() : TRY(open_level(index - 1));
         const char *name = by_fd ? "" : top.name.c_str();
         if (top.set_times) TRY(sys::set_times(dir, name, top.atime, top.mtime));
-        if (top.leave_mode) TRY(sys::chmod_at(dir, name, *top.leave_mode));
+        if (top.leave_mode && uid_ != 0 && index > 0) {
+            std::string path = real_path("");
+            path.pop_back();
+            TRY(book(path.size() + 64));
+            locked_.insert_or_assign(std::move(path), *top.leave_mode);
+        } else if (top.leave_mode) {
+            TRY(sys::chmod_at(dir, name, *top.leave_mode));
+        }
     }
     stack_.pop_back();
+    return {};
+}
+
+/// Children first: the way to them is open until then.
+Status Extractor::lock() {
+    for (auto it = locked_.rbegin(); it != locked_.rend(); ++it) {
+        const auto &[path, mode] = *it;
+        UniqueFd dir = TRY(sys::open_dir(root_, "."));
+        size_t begin = 0;
+        for (size_t slash; (slash = path.find('/', begin)) != std::string::npos; begin = slash + 1)
+            dir = TRY(sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str()));
+        TRY(sys::chmod_at(dir.get(), path.c_str() + begin, mode));
+    }
     return {};
 }
 
@@ -170,7 +190,7 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
         const int error = opened.error().sys_errno();
         if (error == ENAMETOOLONG) return fail(Errc::InvalidArgument, "a name in its path is too long");
         if (error == ENOENT) {
-            TRY(make_implied(part));
+            TRY(make_implied(part, false));
             return std::nullopt;
         }
         if (error != ENOTDIR && error != ELOOP && error != EACCES) return std::unexpected(std::move(opened).error());
@@ -179,8 +199,7 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
         if (is_whiteout(info)) {
             touch();
             (void)TRY(make_room(name));
-            TRY(make_implied(part));
-            TRY(make_opaque(here()));
+            TRY(make_implied(part, true));
             return std::nullopt;
         }
         if (!S_ISDIR(info.st_mode)) {
@@ -212,11 +231,12 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
     return std::nullopt;
 }
 
-Status Extractor::make_implied(const std::string &part) {
+/// `deleted`: the layer deleted what the parents have there, so nothing of that counts for the new directory.
+Status Extractor::make_implied(const std::string &part, bool deleted) {
     const int dir = here();
     const char *name = part.c_str();
     const bool setgid = stack_.back().setgid;
-    const bool was_whiteout = TRY(drop_named_whiteout(name));
+    if (TRY(drop_named_whiteout(name))) deleted = true;
     touch();
     TRY(sys::make_dir(dir, name, 0755));
     ++report_.inodes;
@@ -229,13 +249,13 @@ Status Extractor::make_implied(const std::string &part) {
     std::string path = real_path(part);
     TRY(book(path.size() + 64));
     deferred_.erase(path);
-    implied_.insert(std::move(path));
+    if (!deleted) implied_.insert(std::move(path));
     Level level;
     level.name = part;
     level.fd = TRY(sys::open_dir(dir, name));
     stack_.push_back(std::move(level));
     if (stack_.size() > open_levels + 1) stack_[stack_.size() - 1 - open_levels].fd.reset();
-    if (was_whiteout) TRY(make_opaque(here()));
+    if (deleted) TRY(make_opaque(here()));
     return {};
 }
 
@@ -268,7 +288,10 @@ void Extractor::forget_below(const std::string &path, bool itself) {
     const std::string to = path + "0"; // '0' follows '/'
     implied_.erase(implied_.lower_bound(from), implied_.lower_bound(to));
     deferred_.erase(deferred_.lower_bound(from), deferred_.lower_bound(to));
-    if (itself) implied_.erase(path);
+    locked_.erase(locked_.lower_bound(from), locked_.lower_bound(to));
+    if (!itself) return;
+    implied_.erase(path);
+    locked_.erase(path);
 }
 
 /// oci_names: an entry takes the place of its whiteout ".wh.NAME".
@@ -362,8 +385,9 @@ Status Extractor::make_opaque(int dir) {
     return {};
 }
 
-/// As make_opaque for a child of the current directory that is not on the stack.
+/// As make_opaque for a child of the current directory that is not on the stack and that the layer deletes.
 Status Extractor::make_opaque_child(const char *name) {
+    implied_.erase(real_path(name));
     const std::string_view part(name);
     TRY(step_into(std::string(part)));
     TRY(make_opaque(here()));

@@ -105,6 +105,18 @@ TEST_P(Merge, AttributesOfDirectoriesAreReplaced) {
     EXPECT_EQ(merged(), wanted.dump());
 }
 
+TEST_P(Merge, HostAttributesOfTheTargetStay) {
+    target.dir("d");
+    staged.dir("d");
+    if (::geteuid() != 0 || !sys::set_xattr(target.fd(), "d", "security.shale-test", "label"))
+        GTEST_SKIP() << "needs root and a file system that takes an attribute security.shale-test";
+    wanted.dir("d");
+    wanted.xattr("d", "security.shale-test", "label");
+    for (const TestTree *tree : {&staged, &wanted})
+        tree->times("d", 1);
+    EXPECT_EQ(merged(), wanted.dump());
+}
+
 TEST_P(Merge, FailuresComeBack) {
     staged.file("f");
     class FailRename final : public sys::Hook {

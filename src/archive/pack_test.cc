@@ -159,6 +159,41 @@ TEST(PackTree, SkipsWhatALayerCannotSay) {
     EXPECT_EQ(report.warnings.size(), 2U);
 }
 
+const std::string capability("\1\0\0\2\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);
+
+// Labels and signatures are the host's; capabilities belong to the file.
+TEST_F(PackUpper, HostAttributesStay) {
+    TestTree tree;
+    tree.dir("d");
+    tree.file("d/f", "x");
+    for (const char *name : {"d", "d/f"}) {
+        if (!sys::set_xattr(tree.fd(), name, "security.shale-test", "label"))
+            GTEST_SKIP() << "this file system takes no attribute security.shale-test";
+        tree.xattr(name, "user.kept", "u");
+    }
+    tree.xattr("d/f", "security.capability", capability);
+    TestTree other;
+    other.dir("d");
+    other.file("d/f", "x");
+    for (const char *name : {"d", "d/f"})
+        other.xattr(name, "user.kept", "u");
+    other.xattr("d/f", "security.capability", capability);
+    for (const TestTree *one : {&tree, &other})
+        one->times("d", 5);
+    const auto check = [](const std::string &text) {
+        EXPECT_EQ(text.find("shale-test"), std::string::npos);
+        EXPECT_NE(text.find("SCHILY.xattr.security.capability="), std::string::npos);
+        EXPECT_NE(text.find("SCHILY.xattr.user.kept=u"), std::string::npos);
+    };
+    StringSink upper;
+    TestTree::must(pack_upper(tree.fd(), WhiteoutForm::overlay_trusted, {}, upper.sink()));
+    check(upper.text);
+    StringSink whole;
+    TestTree::must(pack_tree(tree.fd(), {}, whole.sink()));
+    check(whole.text);
+    EXPECT_EQ(diff(tree, other), std::string(1024, '\0')) << "a label is no difference of two layers";
+}
+
 TEST(PackTree, IdMaps) {
     TestTree tree;
     tree.file("f");

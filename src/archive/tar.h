@@ -44,7 +44,7 @@ struct Entry {
     std::vector<SparseRange> sparse; ///< data ranges in order, when is_sparse
 };
 
-/// Bounds on what one archive may ask for; each is an option of the command line.
+/// Bounds on what one archive may ask for.
 struct TarLimits {
     uint64_t entries = 10'000'000;
     uint64_t total_bytes = uint64_t{1} << 40U; ///< logical bytes of files, sum (1 TiB)
@@ -52,6 +52,8 @@ struct TarLimits {
     size_t header_bytes = size_t{1} << 20U;    ///< one PAX header or GNU long name (1 MiB)
     size_t path_bytes = 4095;                  ///< PATH_MAX - 1; one component: NAME_MAX 255
     size_t sparse_ranges = 65'536;
+    /// Extended attributes of one entry; a file system keeps far fewer (ext4: one block), and look-up is linear.
+    size_t xattrs = 1024;
 };
 
 /// Where the reader gets bytes from: a next block, empty at the end. The block stays valid until the next call.

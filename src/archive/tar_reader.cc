@@ -15,9 +15,6 @@
 namespace shale::archive {
 namespace {
 
-/// Extended attributes of one entry; a file system keeps far fewer (ext4: one block), and look-up is linear.
-constexpr size_t max_xattrs = 1024;
-
 uint64_t padding_of(uint64_t size) {
     return (block_size - size % block_size) % block_size;
 }
@@ -92,6 +89,7 @@ struct TarReader::Extended {
     std::string sparse_major, sparse_minor;
     bool sparse_0 = false;
 
+    [[nodiscard]] bool is_sparse_1() const { return sparse_major == "1" && sparse_minor == "0"; }
     /// One PAX record; false when the value is not what the key wants.
     bool apply(std::string_view key, std::string_view value, bool global);
 };
@@ -126,7 +124,6 @@ bool TarReader::Extended::apply(std::string_view key, std::string_view value, bo
         std::string_view name = key.substr(prefix.size());
         if (name.empty()) return false;
         auto known = std::ranges::find(xattrs, name, &std::pair<std::string, std::string>::first);
-        if (known == xattrs.end() && xattrs.size() >= max_xattrs) return false;
         if (known != xattrs.end())
             known->second = value;
         else
@@ -296,6 +293,10 @@ Status TarReader::read_extended(const Header &header, Extended &extended) {
         if (!target.apply(key, record.substr(equals + 1), global))
             return malformed(
                 fmt::format("PAX value of \"{}\" (NUL, negative, not a number or too large)", key.substr(0, 64)));
+        if (target.xattrs.size() > limits_.xattrs)
+            return fail(Errc::ResourceExhausted,
+                        fmt::format("tar: over the limit of {} extended attributes of one entry (header at byte {})",
+                                    limits_.xattrs, header_at_));
     }
     if (global) {
         if (globals.uid) global_uid_ = globals.uid;
@@ -366,10 +367,14 @@ Status TarReader::finish_entry(const Header &header, Extended &extended, Entry &
     out = {};
     const std::string_view magic = header.field(257, 8);
     const bool posix = magic.starts_with(std::string_view("ustar\0", 6));
+    const char type = header.type;
+    // The name of a sparse file is behind that of the placeholder that other readers see; nothing else has such a name.
+    const bool pax_sparse =
+        (type == '0' || type == '\0' || type == '7') && (extended.is_sparse_1() || extended.sparse_0);
     // Names: GNU long name, then PAX, then the header.
     if (extended.long_path) {
         out.path = std::move(*extended.long_path);
-    } else if (extended.sparse_name) {
+    } else if (extended.sparse_name && pax_sparse) {
         out.path = std::move(*extended.sparse_name);
     } else if (extended.path) {
         out.path = std::move(*extended.path);
@@ -381,7 +386,6 @@ Status TarReader::finish_entry(const Header &header, Extended &extended, Entry &
         }
         out.path += until_nul(header.field(0, 100));
     }
-    const char type = header.type;
     if (type == '1' || type == '2') {
         if (extended.long_link)
             out.link = std::move(*extended.long_link);
@@ -463,7 +467,7 @@ Status TarReader::finish_entry(const Header &header, Extended &extended, Entry &
         out.size = stored;
         if (type == 'S') {
             TRY(read_old_sparse(header, out));
-        } else if (extended.sparse_major == "1" && extended.sparse_minor == "0") {
+        } else if (extended.is_sparse_1()) {
             if (!extended.sparse_size) return malformed("sparse file without its real size");
             out.size = *extended.sparse_size;
             TRY(read_sparse_map(out));

@@ -311,6 +311,79 @@ TEST(TarReader, PaxSparse) {
     expect_refused(pax({{"GNU.sparse.size", "100"}, {"GNU.sparse.map", "1,2,3"}}) + file("x"), "sparse map");
 }
 
+// Readers that know no sparse files take the other name; two readers that disagree on a name see different trees.
+TEST(TarReader, SparseNameIsThatOfSparseFilesOnly) {
+    const std::vector<std::pair<std::string, std::string>> name{{"GNU.sparse.name", "evil"}};
+    const std::vector<std::pair<std::string, std::string>> both{{"path", "long"}, {"GNU.sparse.name", "evil"}};
+    const std::vector<std::pair<std::string, std::string>> version{
+        {"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.name", "evil"}};
+    auto got = read_all(pax(name) + file("plain", "x") + pax(both) + file("short") + pax(version) + dir("dir/") +
+                        pax(version) + symlink("symlink", "to") + pax(version) + link("link", "plain") + pax(name) +
+                        old_sparse({{0, 10}}, 100, std::string(10, 's')));
+    ASSERT_FALSE(got.error) << got.error->text();
+    std::string names;
+    for (const auto &entry : got.entries)
+        names += entry.path + " ";
+    EXPECT_EQ(names, "plain long dir/ symlink link sparse ");
+}
+
+TEST(TarReader, SparseRangeLimit) {
+    const auto ranges = [](size_t count) {
+        std::vector<SparseRange> out;
+        for (uint64_t i = 0; i < count; ++i)
+            out.push_back({i * 10, 1});
+        return out;
+    };
+    const auto list = [&](size_t count) {
+        std::string out;
+        for (const auto &range : ranges(count))
+            out += (out.empty() ? "" : ",") + std::to_string(range.offset) + ",1";
+        return pax({{"GNU.sparse.size", "10000"}, {"GNU.sparse.map", out}}) + file("s", std::string(count, 'x'));
+    };
+    const auto map = [&](size_t count) {
+        std::string out = std::to_string(count) + "\n";
+        for (const auto &range : ranges(count))
+            out += std::to_string(range.offset) + "\n1\n";
+        return pax({{"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.realsize", "10000"}}) +
+               file("s", padded(out) + std::string(count, 'x'));
+    };
+    const auto old = [&](size_t count) { return old_sparse(ranges(count), 10'000, std::string(count, 'x')); };
+    TarLimits limits;
+    limits.sparse_ranges = 40;
+    for (const auto &tar : {list(40), map(40), old(40)}) {
+        auto got = read_all(tar + file("after"), 512, limits);
+        ASSERT_FALSE(got.error) << got.error->text();
+        EXPECT_EQ(got.entries.at(0).sparse.size(), 40U);
+        EXPECT_EQ(got.entries.at(1).path, "after");
+    }
+    for (const auto &tar : {list(41), map(41), old(41), old(400)}) {
+        auto got = read_all(tar + file("after"), 512, limits);
+        ASSERT_TRUE(got.error);
+        EXPECT_EQ(got.error->code(), Errc::ResourceExhausted) << got.error->text();
+        EXPECT_NE(got.error->text().find("limit of 40"), std::string::npos) << got.error->text();
+    }
+}
+
+TEST(TarReader, XattrLimit) {
+    const auto with = [](size_t count) {
+        std::vector<std::pair<std::string, std::string>> records;
+        for (size_t i = 0; i < count; ++i)
+            records.emplace_back("SCHILY.xattr.user." + std::to_string(i), "v");
+        records.emplace_back("SCHILY.xattr.user.0", "again"); // replaces, is not one more
+        return pax(records) + file("f");
+    };
+    auto got = read_all(with(1024));
+    ASSERT_FALSE(got.error) << got.error->text();
+    EXPECT_EQ(got.entries.at(0).xattrs.size(), 1024U);
+    expect_refused(with(1025), "limit of 1024 extended attributes", Errc::ResourceExhausted);
+    TarLimits limits;
+    limits.xattrs = 2;
+    EXPECT_FALSE(read_all(with(2), 512, limits).error);
+    got = read_all(with(3), 512, limits);
+    ASSERT_TRUE(got.error);
+    EXPECT_EQ(got.error->code(), Errc::ResourceExhausted);
+}
+
 TEST(TarReader, DeviceNumbers) {
     std::string h = header_of({.name = "d", .type = '3'}, 0);
     h.replace(329, 8, base256(int64_t{1} << 40U, 8));

@@ -70,7 +70,7 @@ Result<LayerRoot> LayerRoot::open(const std::string &root) {
 
 Status LayerRoot::make(const char *name, mode_t mode, uid_t uid, gid_t gid) const {
     TRY(sys::make_dir(fd(), name, mode));
-    if (uid != uid_ || gid != gid_) TRY(sys::chown_at(fd(), name, uid, gid));
+    if ((uid != 0 || gid != 0 || uid_ == 0) && (uid != uid_ || gid != gid_)) TRY(sys::chown_at(fd(), name, uid, gid));
     if (needs_chmod(mode)) TRY(sys::chmod_at(fd(), name, mode));
     return {};
 }
@@ -180,32 +180,53 @@ Result<LayerRoot::Scratch> LayerRoot::scratch() const {
 }
 
 Status walk_tree(int dir, const Visit &visit) {
-    // A directory waits as a path below a base that is still open, so that depth costs no descriptors; a path that
-    // grows beyond what one call takes becomes the next base.
-    struct Pending {
+    // Depth first, so that only names beside the current path wait. A directory is opened by its path below a base that
+    // is open, so that depth costs no descriptors and a directory that is moved meanwhile is just passed over; a path
+    // that grows beyond what one call takes begins at a new base.
+    struct Frame {
         std::shared_ptr<UniqueFd> base;
-        std::string path;
+        size_t base_length = 0; ///< of the path's part that is above the base
+        size_t length = 0;      ///< of the path
+        std::vector<std::string> directories;
     };
-    std::vector<Pending> todo{{std::make_shared<UniqueFd>(TRY(sys::open_dir(dir, "."))), "."}};
-    while (!todo.empty()) {
-        Pending at = std::move(todo.back());
-        todo.pop_back();
-        auto opened = sys::open_at2(at.base->get(), at.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC,
-                                    RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-        if (!opened && is_missing(opened.error())) continue; // removed meanwhile
-        auto here = std::make_shared<UniqueFd>(TRY(std::move(opened)));
-        const bool deep = at.path.size() > 3000;
-        for (const auto &entry : TRY(sys::list_dir(here->get()))) {
+    std::string path = ".";
+    std::vector<Frame> frames;
+    const auto enter = [&](Frame frame, UniqueFd opened) -> Status {
+        auto here = std::make_shared<UniqueFd>(std::move(opened));
+        const std::string shown = path == "." ? "" : path.substr(2) + "/";
+        for (auto &entry : TRY(sys::list_dir(here->get()))) {
             const auto status = TRY(sys::stat_if_exists(here->get(), entry.name.c_str()));
             if (!status) continue;
-            TRY(visit(here->get(), entry.name.c_str(), *status));
-            if (!S_ISDIR(status->st_mode)) continue;
-            if (deep) {
-                todo.push_back({here, entry.name});
-            } else {
-                todo.push_back({at.base, at.path + "/" + entry.name});
-            }
+            TRY(visit(here->get(), entry.name.c_str(), *status, shown));
+            if (S_ISDIR(status->st_mode)) frame.directories.push_back(std::move(entry.name));
         }
+        if (frame.directories.empty()) return {};
+        if (frame.length - frame.base_length > 3000) {
+            frame.base = std::move(here);
+            frame.base_length = frame.length + 1;
+        }
+        frames.push_back(std::move(frame));
+        return {};
+    };
+    Frame root;
+    root.base = std::make_shared<UniqueFd>(TRY(sys::open_dir(dir, ".")));
+    root.length = path.size();
+    TRY(enter(std::move(root), TRY(sys::open_dir(dir, "."))));
+    while (!frames.empty()) {
+        Frame &above = frames.back();
+        if (above.directories.empty()) {
+            frames.pop_back();
+            continue;
+        }
+        path.resize(above.length);
+        path += '/';
+        path += above.directories.back();
+        above.directories.pop_back();
+        Frame frame{above.base, above.base_length, path.size(), {}};
+        auto opened = sys::open_at2(frame.base->get(), path.c_str() + frame.base_length,
+                                    O_RDONLY | O_DIRECTORY | O_CLOEXEC, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+        if (!opened && is_missing(opened.error())) continue; // removed meanwhile
+        TRY(enter(std::move(frame), TRY(std::move(opened))));
     }
     return {};
 }
@@ -219,19 +240,29 @@ Result<Usage> walk_usage(int dir) {
         ++out.inodes;
     };
     add(TRY(sys::stat_at(dir, "")));
-    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status) -> Status {
+    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status, std::string_view) -> Status {
         add(status);
         return {};
     }));
     return out;
 }
 
+namespace {
+
+/// Attributes that stay with the copy: not overlay's own marks, not labels and measurements, which the host gives.
+bool is_copied(std::string_view key) {
+    if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) return false;
+    return !key.starts_with("security.") || key == "security.capability";
+}
+
+} // namespace
+
 Status copy_metadata(int from, int to) {
     const struct stat status = TRY(sys::stat_at(from, ""));
     TRY(sys::chown_at(to, "", status.st_uid, status.st_gid));
     TRY(sys::chmod_fd(to, status.st_mode & 07777));
     for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
-        if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
+        if (!is_copied(key)) continue;
         if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
             TRY(sys::set_xattr_fd(to, key.c_str(), *value));
     }
@@ -256,11 +287,49 @@ Status copy_entry(int from, int to_dir, const char *to_name) {
     }
     TRY(sys::chown_at(to_dir, to_name, status.st_uid, status.st_gid));
     for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
-        if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
+        if (!is_copied(key)) continue;
         if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
             TRY(sys::set_xattr(to_dir, to_name, key.c_str(), *value));
     }
     return sys::set_times(to_dir, to_name, status.st_atim, status.st_mtim);
+}
+
+Result<LockedModes> open_up(int root) {
+    LockedModes out;
+    if (::geteuid() == 0) return out;
+    const struct stat self = TRY(sys::stat_at(root, ""));
+    if ((self.st_mode & S_IRWXU) != S_IRWXU) {
+        out.emplace("", self.st_mode & 07777U);
+        TRY(sys::chmod_fd(root, (self.st_mode & 07777U) | S_IRWXU));
+    }
+    // A directory is shown before it is opened.
+    TRY(walk_tree(root, [&](int dir, const char *name, const struct stat &status, std::string_view path) -> Status {
+        if (!S_ISDIR(status.st_mode) || (status.st_mode & S_IRWXU) == S_IRWXU) return {};
+        out.emplace(std::string(path) + name, status.st_mode & 07777U);
+        return sys::chmod_at(dir, name, (status.st_mode & 07777U) | S_IRWXU);
+    }));
+    return out;
+}
+
+Status lock_again(int root, const LockedModes &modes) {
+    // Children first: the way to them is open until then.
+    for (auto it = modes.rbegin(); it != modes.rend(); ++it) {
+        const auto &[path, mode] = *it;
+        UniqueFd dir = TRY(sys::open_dir(root, "."));
+        bool there = true;
+        for (size_t begin = 0; there && begin < path.size();) {
+            const size_t slash = std::min(path.find('/', begin), path.size());
+            auto next = sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str());
+            there = next.has_value();
+            if (!next && next.error().sys_errno() != ENOTDIR && next.error().sys_errno() != ELOOP &&
+                !is_missing(next.error()))
+                return std::unexpected(std::move(next).error());
+            if (next) dir = std::move(*next);
+            begin = slash + 1;
+        }
+        if (there) TRY(sys::chmod_fd(dir.get(), mode));
+    }
+    return {};
 }
 
 Status keeping_times(int dir, const std::function<Status()> &body) {

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,16 +69,24 @@ std::optional<LayerId> parse_id(std::string_view name);
 /// descriptors.
 Result<Usage> walk_usage(int dir);
 
-/// Calls `visit(directory, name, status)` for everything below `dir`, a directory before what is in it; no descriptor
-/// but a constant number is held, links are not followed. Stops at the first error.
-using Visit = std::function<Status(int, const char *, const struct stat &)>;
+/// Calls `visit(directory, name, status, path)` for everything below `dir`, a directory before what is in it; `path` is
+/// that of the directory, "" or "a/b/"; links are not followed. Memory: the current path and the names of directories
+/// beside it; descriptors: one for 3,000 bytes of path. Stops at the first error.
+using Visit = std::function<Status(int, const char *, const struct stat &, std::string_view)>;
 Status walk_tree(int dir, const Visit &visit);
 
-/// Owner, mode, extended attributes (none of overlay's own) and times of `from` (any descriptor, O_PATH too) onto
-/// the open file or directory `to` (not O_PATH).
+/// Owner, mode, extended attributes (none of overlay's own, of security.* only the capabilities) and times of `from`
+/// (any descriptor, O_PATH too) onto the open file or directory `to` (not O_PATH).
 Status copy_metadata(int from, int to);
 /// Copies a file that is no directory, with data and metadata, to a new name. `from` may be O_PATH.
 Status copy_entry(int from, int to_dir, const char *to_name);
+/// Directories that lock out their owner: path below a root ("" = itself) -> mode.
+using LockedModes = std::map<std::string, mode_t>;
+/// For work in a tree of one's own without root's rights: every directory gets u+rwx; what their modes were. Root:
+/// none.
+Result<LockedModes> open_up(int root);
+/// Sets the modes of those that are (still) directories.
+Status lock_again(int root, const LockedModes &modes);
 /// Runs `body`; the directory's own times are as before afterwards.
 Status keeping_times(int dir, const std::function<Status()> &body);
 

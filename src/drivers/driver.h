@@ -74,9 +74,9 @@ public:
 
     /// An empty staged layer; a leftover with this id is removed first.
     virtual Result<Staging> stage(LayerId id) = 0;
-    /// Turns the staged tree into the layer's content over `parents` (all sealed): owner and mode of implied
-    /// directories from the nearest parent that has them (docs/formats/layer-tar.md), deferred hard links copied up,
-    /// vfs: merged into a copy.
+    /// Turns the staged tree into the layer's content over `parents` (all sealed), see docs/formats/layer-tar.md:
+    /// implied directories follow the parents' symlinks, deferred hard links get their file, other implied directories
+    /// take owner and mode of the parents' (drivers/apply.h); vfs: merged into a copy.
     virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) = 0;
     /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
     virtual Status create(LayerId id, Parents parents, const Quota &quota) = 0;

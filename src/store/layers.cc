@@ -59,9 +59,9 @@ Result<LayerInfo> Store::find_layer(std::string_view reference) {
     uint64_t number = 0;
     const auto [end, bad] = std::from_chars(reference.data(), reference.data() + reference.size(), number);
     const bool numeric = bad == std::errc{} && end == reference.data() + reference.size() && reference.size() < 19;
-    auto rows = TRY(
-        records_->prepare(std::string(select_layer) + " AND (l.id = ? OR substr(l.chain_id, 8, length(?)) = ? OR "
-                                                      "substr(l.diff_id, 8, length(?)) = ?) ORDER BY l.id LIMIT 3"));
+    auto rows = TRY(records_->prepare(std::string(select_layer) +
+                                      " AND (l.id = ? OR substr(l.chain_id, 8, length(?)) = ? OR "
+                                      "substr(l.diff_id, 8, length(?)) = ?) ORDER BY l.id LIMIT 3"));
     const std::string prefix(hex.size() >= 4 ? hex : std::string_view("-"));
     rows.bind(numeric ? static_cast<int64_t>(number) : int64_t{-1});
     for (int i = 0; i < 4; ++i)

@@ -125,6 +125,7 @@ private:
     Result<bool> descend(int dir, const char *name) {
         auto opened = open_dir(dir, name);
         if (!opened && opened.error().sys_errno() == EACCES) {
+            if (dir != top_) (void)chmod_fd(dir, S_IRWXU); // a directory that can be listed, not searched
             auto mended = chmod_at(dir, name, S_IRWXU);
             if (mended) opened = open_dir(dir, name);
         }

@@ -16,15 +16,16 @@ Result<std::string> Overlay2::find_redirect(LayerId id, int diff) const {
     std::string found;
     const std::string redirect = std::string(config_.prefix()) + "redirect";
     const std::string metacopy = std::string(config_.prefix()) + "metacopy";
-    const auto done = walk_tree(diff, [&](int dir, const char *name, const struct stat &status) -> Status {
-        if (!S_ISDIR(status.st_mode) && !S_ISREG(status.st_mode)) return {};
-        for (const auto &key : TRY(sys::list_xattrs(dir, name))) {
-            if (key != redirect && key != metacopy) continue;
-            found = fmt::format("\"{}\" carries {}", name, key);
-            return fail(Errc::Canceled, found); // ends the walk
-        }
-        return {};
-    });
+    const auto done =
+        walk_tree(diff, [&](int dir, const char *name, const struct stat &status, std::string_view) -> Status {
+            if (!S_ISDIR(status.st_mode) && !S_ISREG(status.st_mode)) return {};
+            for (const auto &key : TRY(sys::list_xattrs(dir, name))) {
+                if (key != redirect && key != metacopy) continue;
+                found = fmt::format("\"{}\" carries {}", name, key);
+                return fail(Errc::Canceled, found); // ends the walk
+            }
+            return {};
+        });
     if (!done && found.empty()) return std::unexpected(done.error());
     return found;
 }

@@ -37,16 +37,6 @@ struct Config {
 std::span<const OptionInfo> option_infos() noexcept;
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &options);
 
-/// A path looked up in one upper-form tree.
-struct Look {
-    enum class Kind : uint8_t { found, absent, hidden }; ///< hidden: whiteout, opaque, or no directory on the way
-    Kind kind = Kind::absent;
-    UniqueFd fd;               ///< O_PATH, when found
-    bool opaque_above = false; ///< a directory above the path is opaque here
-    bool redirected = false;   ///< a redirect or metacopy mark on the way: only a mount tells the truth
-};
-Result<Look> look_up(int diff, std::string_view path, const std::string &prefix);
-
 class Overlay2 final : public Driver {
 public:
     Overlay2(LayerRoot root, Config config) : root_(std::move(root)), config_(std::move(config)) {

@@ -5,10 +5,12 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <cerrno>
 
 #include <fmt/format.h>
 
 #include "base/units.h"
+#include "drivers/apply.h"
 #include "sys/fs.h"
 
 namespace shale::drivers::vfs {
@@ -21,42 +23,39 @@ constexpr std::array options{
 };
 constexpr std::array rules{OptionRule{"size", "", ""}, OptionRule{"inodes", "", ""}};
 
-/// Opens the parent directory of `path` in a tree that may hold symlinks on the way: none is followed.
-Result<UniqueFd> open_parent(int root, std::string_view path, std::string &name) {
-    const size_t slash = path.rfind('/');
-    name = path.substr(slash == std::string_view::npos ? 0 : slash + 1);
-    if (slash == std::string_view::npos) return sys::open_dir(root, ".");
-    return sys::make_dirs(root, path.substr(0, slash), 0755);
-}
+/// The copy of the parent's tree, before the layer is merged into it.
+class CopiedParent final : public LowerTree {
+public:
+    explicit CopiedParent(int fs) : fs_(fs) {}
 
-Status link_one(int root, const archive::DeferredLink &link) {
-    const auto target = TRY(find_below(root, link.target));
-    if (!target)
-        return fail(Errc::InvalidArgument,
-                    fmt::format("hard link \"{}\": target \"{}\" exists neither in this layer nor in a parent",
-                                link.path, link.target));
-    if (S_ISDIR(TRY(sys::stat_at(target->get(), "")).st_mode))
-        return fail(Errc::InvalidArgument,
-                    fmt::format("hard link \"{}\": target \"{}\" is a directory", link.path, link.target));
-    std::string from, to;
-    const UniqueFd from_dir = TRY(open_parent(root, link.target, from));
-    const UniqueFd to_dir = TRY(open_parent(root, link.path, to));
-    return keeping_times(to_dir.get(), [&]() -> Status {
-        const auto there = TRY(sys::stat_if_exists(to_dir.get(), to.c_str()));
-        if (there) {
-            if (S_ISDIR(there->st_mode)) {
-                TRY(sys::remove_tree(to_dir.get(), to.c_str()));
-            } else {
-                TRY(sys::unlink_at(to_dir.get(), to.c_str()));
-            }
-        }
-        return sys::make_link(from_dir.get(), from.c_str(), to_dir.get(), to.c_str());
-    });
-}
+    Result<std::optional<UniqueFd>> look(std::string_view path) override { return find_below(fs_, path); }
 
-/// The path of this layer's link was also written by a later entry of the archive: that one stays.
-Result<bool> staged(int stage, const std::string &path) {
-    return TRY(find_below(stage, path)).has_value();
+    Status give(const std::string &path, int from, int to_dir, const char *name) override {
+        const auto [parent, last] = split_path(path);
+        const auto dir = TRY(find_below(fs_, parent));
+        if (!dir) return fail(Errc::Internal, fmt::format("\"{}\" has gone", path));
+        auto made = sys::make_link(dir->get(), std::string(last).c_str(), to_dir, name);
+        if (made || made.error().sys_errno() != EMLINK) return made;
+        return copy_entry(from, to_dir, name);
+    }
+    [[nodiscard]] bool copies() const noexcept override { return false; }
+
+private:
+    int fs_;
+};
+
+/// Of directories that were opened up, in the parent's copy (`modes`) and in the stage: those that count after the
+/// merge.
+Status settle_modes(int stage, const archive::ExtractReport &report, const Applier &applier,
+                    const LockedModes &staged_modes, LockedModes &modes) {
+    for (auto it = modes.begin(); it != modes.end();) {
+        const bool states_nothing = it->first.empty() ? !report.has_root_entry : applier.implied().contains(it->first);
+        const bool stays = states_nothing || !TRY(find_below(stage, it->first));
+        it = stays ? std::next(it) : modes.erase(it);
+    }
+    for (const auto &[path, mode] : staged_modes)
+        if (!path.empty() || report.has_root_entry) modes.insert_or_assign(applier.moved_path(path), mode);
+    return {};
 }
 
 } // namespace
@@ -96,32 +95,21 @@ Result<UniqueFd> Vfs::copy_of_parent(LayerId id, Parents parents) {
 Status Vfs::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
     const UniqueFd stage = TRY(root_.open_part(id, "stage"));
     const UniqueFd fs = TRY(copy_of_parent(id, parents));
-    // An implied directory says nothing about itself: it takes what the target has, so that the merge changes nothing
-    // there.
-    for (const auto &path : report.implied_dirs) {
-        bool fresh = false; // below an opaque directory nothing of the target is left
-        for (size_t slash = path.find('/'); slash != std::string::npos && !fresh; slash = path.find('/', slash + 1))
-            fresh = TRY(find_below(stage.get(), path.substr(0, slash) + "/.wh..wh..opq")).has_value();
-        if (fresh) continue;
-        const auto from = TRY(find_below(fs.get(), path));
-        const auto to = TRY(find_below(stage.get(), path));
-        if (!from || !to || !S_ISDIR(TRY(sys::stat_at(from->get(), "")).st_mode) ||
-            !S_ISDIR(TRY(sys::stat_at(to->get(), "")).st_mode))
-            continue;
-        TRY(copy_metadata(from->get(), TRY(sys::open_dir(to->get(), ".")).get()));
-    }
+    // Before the merge: it replaces files of the parents that the layer's links mean.
+    const LockedModes staged_modes = TRY(open_up(stage.get()));
+    LockedModes modes = TRY(open_up(fs.get()));
+    CopiedParent lower(fs.get());
+    Applier applier(stage.get(), archive::WhiteoutForm::oci_names, lower);
+    TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
+    TRY(settle_modes(stage.get(), report, applier, staged_modes, modes));
     if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
-    std::vector<const archive::DeferredLink *> links;
-    for (const auto &link : report.deferred_links)
-        if (!TRY(staged(stage.get(), link.path))) links.push_back(&link);
     // The merge empties the stage's own directories; what its root says is kept for afterwards.
     const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
     const struct stat staged_root = TRY(sys::stat_at(stage.get(), ""));
     TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
                    [&] { return fmt::format("layer {}: merge", id.value); }));
-    for (const auto *link : links)
-        TRY(in_context(link_one(fs.get(), *link), [&] { return fmt::format("layer {}", id.value); }));
     TRY(copy_metadata(root_like.get(), fs.get()));
+    TRY(lock_again(fs.get(), modes));
     TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
     return sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str());
 }

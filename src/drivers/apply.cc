@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "drivers/apply.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "drivers/common.h"
+#include "sys/fs.h"
+
+namespace shale::drivers {
+namespace {
+
+using archive::WhiteoutForm;
+
+constexpr int max_symlinks = 40;     // as the kernel's
+constexpr size_t max_lookups = 4096; // components looked at for one path
+constexpr size_t name_max = 255;
+
+} // namespace
+
+std::pair<std::string_view, std::string_view> split_path(std::string_view path) {
+    const size_t slash = path.rfind('/');
+    if (slash == std::string_view::npos) return {{}, path};
+    return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+void push_parts(std::string_view path, std::vector<std::string> &todo) {
+    while (!path.empty()) {
+        const auto [rest, last] = split_path(path);
+        if (!last.empty() && last != ".") todo.emplace_back(last);
+        path = rest;
+    }
+}
+
+Result<Look> look_up(int root, std::string_view path, WhiteoutForm form) {
+    Look out;
+    const bool by_name = form == WhiteoutForm::oci_names;
+    const std::string prefix = form == WhiteoutForm::overlay_user ? "user.overlay." : "trusted.overlay.";
+    const std::string opaque = prefix + "opaque", redirect = prefix + "redirect", metacopy = prefix + "metacopy";
+    UniqueFd at = TRY(sys::open_at(root, ".", O_PATH | O_DIRECTORY));
+    for (size_t begin = 0; begin < path.size();) {
+        const size_t slash = std::min(path.find('/', begin), path.size());
+        const std::string part(path.substr(begin, slash - begin));
+        begin = slash + 1;
+        if (part.empty() || part == ".") continue;
+        if (part == "..") return fail(Errc::InvalidArgument, fmt::format("path \"{}\" is not clean", path));
+        if (by_name) {
+            if (TRY(sys::stat_if_exists(at.get(), ".wh..wh..opq"))) out.opaque_above = true;
+            if (part.size() + 4 <= name_max && TRY(sys::stat_if_exists(at.get(), (".wh." + part).c_str()))) {
+                out.kind = Look::Kind::hidden;
+                return out;
+            }
+        }
+        auto next = sys::open_at(at.get(), part.c_str(), O_PATH);
+        if (!next && next.error().sys_errno() == ENOENT) {
+            out.kind = out.opaque_above ? Look::Kind::hidden : Look::Kind::absent;
+            return out;
+        }
+        at = TRY(std::move(next));
+        const struct stat status = TRY(sys::stat_at(at.get(), ""));
+        const bool last = slash >= path.size();
+        const bool whiteout = !by_name && S_ISCHR(status.st_mode) && status.st_rdev == 0;
+        if (whiteout || (!last && !S_ISDIR(status.st_mode))) {
+            out.kind = Look::Kind::hidden;
+            return out;
+        }
+        if (last) {
+            if (!by_name && S_ISREG(status.st_mode))
+                out.redirected |= TRY(sys::get_xattr(at.get(), "", metacopy.c_str())).has_value();
+            break;
+        }
+        if (by_name) continue;
+        out.redirected |= TRY(sys::get_xattr(at.get(), "", redirect.c_str())).has_value();
+        // "x" marks a directory with xattr whiteouts (Linux 6.7), which is not opaque.
+        if (const auto mark = TRY(sys::get_xattr(at.get(), "", opaque.c_str()))) out.opaque_above |= *mark == "y";
+    }
+    out.kind = Look::Kind::found;
+    out.fd = std::move(at);
+    return out;
+}
+
+Status Applier::run(const archive::ExtractReport &report) {
+    pending_.insert(report.implied_dirs.begin(), report.implied_dirs.end());
+    TRY(fold());
+    for (const auto &one : report.deferred_links)
+        link_names_.insert(moved_path(one.path));
+    for (const auto &one : report.deferred_links)
+        TRY(in_context(link(one), [&] { return fmt::format("hard link \"{}\"", one.path); }));
+    for (const auto &path : implied_)
+        TRY(in_context(inherit(path), [&] { return fmt::format("directory \"{}\"", path); }));
+    return {};
+}
+
+Result<UniqueFd> Applier::open_staged(std::string_view path) {
+    UniqueFd at = TRY(sys::open_dir(staged_, "."));
+    for (size_t begin = 0; begin < path.size();) {
+        const size_t slash = std::min(path.find('/', begin), path.size());
+        at = TRY(sys::open_dir(at.get(), std::string(path.substr(begin, slash - begin)).c_str()));
+        begin = slash + 1;
+    }
+    return at;
+}
+
+/// The directory at `path`; missing ones are made and count as implied.
+Result<UniqueFd> Applier::make_staged(std::string_view path) {
+    UniqueFd at = TRY(sys::open_dir(staged_, "."));
+    for (size_t begin = 0; begin < path.size();) {
+        const size_t slash = std::min(path.find('/', begin), path.size());
+        const std::string part(path.substr(begin, slash - begin));
+        auto next = sys::open_dir(at.get(), part.c_str());
+        if (!next && next.error().sys_errno() == ENOENT) {
+            TRY(keeping_times(at.get(), [&] { return sys::make_dir(at.get(), part.c_str(), 0755); }));
+            next = sys::open_dir(at.get(), part.c_str());
+            if (next) TRY(sys::chmod_fd(next->get(), 0755));
+            implied_.emplace(path.substr(0, slash));
+        }
+        at = TRY(std::move(next));
+        begin = slash + 1;
+    }
+    return at;
+}
+
+/// Where folding has put what the archive has at `path`.
+std::string Applier::moved_path(std::string path) const {
+    if (moved_.empty()) return path;
+    for (size_t slash = path.find('/'); slash != std::string::npos;) {
+        const auto moved = moved_.find(path.substr(0, slash));
+        if (moved == moved_.end()) {
+            slash = path.find('/', slash + 1);
+            continue;
+        }
+        // The new place is a directory for good: only what is below it may have moved once more.
+        const std::string &to = moved->second;
+        path = to.empty() ? path.substr(slash + 1) : to + path.substr(slash);
+        slash = path.find('/', to.empty() ? 0 : to.size() + 1);
+    }
+    return path;
+}
+
+bool Applier::has_arrived(const std::string &path) const {
+    if (arrived_.empty()) return false;
+    for (size_t slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1))
+        if (arrived_.contains(path.substr(0, slash))) return true;
+    return arrived_.contains(path);
+}
+
+/// The target's path in the parents, symlinks on the way resolved inside their root. What they lack is taken as
+/// written.
+Result<std::string> Applier::resolve_below(const archive::DeferredLink &link) {
+    std::vector<std::string> todo; // last is next
+    push_parts(link.target, todo);
+    std::string real;
+    const auto go = [&](const std::string &part) {
+        if (part == "..") {
+            real.resize(real.contains('/') ? real.rfind('/') : 0);
+            return;
+        }
+        if (!real.empty()) real += '/';
+        real += part;
+    };
+    int links = 0;
+    bool missing = false;
+    for (size_t lookups = 0; !todo.empty();) {
+        const std::string part = std::move(todo.back());
+        todo.pop_back();
+        const size_t length = real.size();
+        go(part);
+        if (part == ".." || todo.empty() || missing) continue; // the last name itself is never followed
+        if (++lookups > max_lookups) return fail(Errc::InvalidArgument, "the path of its target is too long");
+        const auto at = TRY(lower_.look(real));
+        if (!at) {
+            missing = true;
+            continue;
+        }
+        if (!S_ISLNK(TRY(sys::stat_at(at->get(), "")).st_mode)) continue;
+        // A directory of the layer has taken the link's place.
+        if (links == 0 && static_cast<size_t>(std::ranges::count(real, '/')) < link.stated_depth) continue;
+        if (++links > max_symlinks)
+            return fail(Errc::InvalidArgument,
+                        fmt::format("more than {} symbolic links in the path of its target (a loop?)", max_symlinks));
+        const std::string to = TRY(sys::read_link(at->get(), ""));
+        real.resize(to.starts_with('/') ? 0 : length);
+        push_parts(to, todo);
+    }
+    return real;
+}
+
+/// Where the layer wrote to the target under another name (by way of the parents' symlinks) the layer's file is meant:
+/// the order of the two is not known any more, and archives have a link after its target.
+Result<Applier::Found> Applier::find_target(const archive::DeferredLink &link) {
+    Found out;
+    out.path = link.target;
+    const auto in_layer = [&]() -> Result<bool> {
+        Look own = TRY(look_up(staged_, out.path, form_));
+        if (own.kind != Look::Kind::found || S_ISDIR(TRY(sys::stat_at(own.fd.get(), "")).st_mode)) return false;
+        out.own = true;
+        out.fd = std::move(own.fd);
+        return true;
+    };
+    const bool clean = !("/" + link.target + "/").contains("/../");
+    if (clean && has_arrived(out.path) && TRY(in_layer())) return out;
+    auto from = clean ? TRY(lower_.look(out.path)) : std::nullopt;
+    if (!from) {
+        out.path = TRY(resolve_below(link));
+        // The parents' symlinks led to a place that the layer itself writes to.
+        if (out.path != link.target && TRY(in_layer())) return out;
+        from = TRY(lower_.look(out.path));
+    }
+    if (!from)
+        return fail(Errc::InvalidArgument,
+                    fmt::format("hard link target \"{}\" exists neither in this layer nor in a parent", link.target));
+    if (S_ISDIR(TRY(sys::stat_at(from->get(), "")).st_mode))
+        return fail(Errc::InvalidArgument, fmt::format("hard link target \"{}\" is a directory", link.target));
+    out.fd = std::move(*from);
+    return out;
+}
+
+Status Applier::link_from(const std::string &path, int to_dir, const char *name) {
+    const auto [parent, last] = split_path(path);
+    const UniqueFd from_dir = TRY(open_staged(parent));
+    const std::string from(last);
+    auto made = sys::make_link(from_dir.get(), from.c_str(), to_dir, name);
+    if (made || made.error().sys_errno() != EMLINK) return made;
+    // As many names as the file system allows: a copy begins the next group.
+    return copy_entry(TRY(sys::open_at(from_dir.get(), from.c_str(), O_PATH)).get(), to_dir, name);
+}
+
+Status Applier::link(const archive::DeferredLink &link) {
+    const std::string path = moved_path(link.path);
+    const Found target = TRY(find_target(link));
+    if (target.path == path) return {}; // its own target, by way of a symlink of the parents
+    const auto [to_parent, to_name] = split_path(path);
+    const UniqueFd to_dir = TRY(make_staged(to_parent));
+    const std::string name(to_name);
+    if (path != link.path) arrived_.insert(path);
+    return keeping_times(to_dir.get(), [&]() -> Status {
+        if (const auto there = TRY(sys::stat_if_exists(to_dir.get(), name.c_str()))) {
+            const bool whiteout = form_ != WhiteoutForm::oci_names && S_ISCHR(there->st_mode) && there->st_rdev == 0;
+            if (!whiteout) return {}; // an entry of the layer that names this place itself
+            TRY(sys::unlink_at(to_dir.get(), name.c_str()));
+        }
+        if (form_ == WhiteoutForm::oci_names && name.size() + 4 <= name_max)
+            TRY(sys::remove_tree(to_dir.get(), (".wh." + name).c_str()));
+        if (target.own) return link_from(target.path, to_dir.get(), name.c_str());
+        if (const auto home = homes_.find(target.path); home != homes_.end())
+            return link_from(home->second, to_dir.get(), name.c_str());
+        const Look own = TRY(look_up(staged_, target.path, form_));
+        if (!lower_.copies() || own.kind != Look::Kind::absent || link_names_.contains(target.path)) {
+            homes_.emplace(target.path, path);
+            return lower_.give(target.path, target.fd.get(), to_dir.get(), name.c_str());
+        }
+        const auto [parent, last] = split_path(target.path);
+        const UniqueFd dir = TRY(make_staged(parent));
+        TRY(keeping_times(dir.get(), [&] {
+            return lower_.give(target.path, target.fd.get(), dir.get(), std::string(last).c_str());
+        }));
+        homes_.emplace(target.path, target.path);
+        return link_from(target.path, to_dir.get(), name.c_str());
+    });
+}
+
+/// Metadata of the parents' directory at `path` onto this layer's.
+Status Applier::inherit(const std::string &path) {
+    Look own = TRY(look_up(staged_, path, form_));
+    if (own.kind != Look::Kind::found || own.opaque_above) return {};
+    if (!S_ISDIR(TRY(sys::stat_at(own.fd.get(), "")).st_mode)) return {};
+    const auto from = TRY(lower_.look(path));
+    if (!from || !S_ISDIR(TRY(sys::stat_at(from->get(), "")).st_mode)) return {};
+    return copy_metadata(from->get(), TRY(sys::open_dir(own.fd.get(), ".")).get());
+}
+
+} // namespace shale::drivers

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "drivers/common.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "sys/fs.h"
+
+namespace shale::drivers {
+namespace {
+
+class Tree : public testing::Test {
+protected:
+    void SetUp() override {
+        path_ = testing::TempDir() + "shale-common-XXXXXX";
+        ASSERT_NE(::mkdtemp(path_.data()), nullptr);
+        auto opened = sys::open_dir(AT_FDCWD, path_.c_str());
+        ASSERT_TRUE(opened);
+        fd_ = std::move(*opened);
+    }
+    void TearDown() override { EXPECT_TRUE(sys::remove_tree(AT_FDCWD, path_.c_str())); }
+    UniqueFd file(const char *name) { return *sys::open_at(fd_.get(), name, O_RDWR | O_CREAT, 0600); }
+
+    std::string path_;
+    UniqueFd fd_;
+};
+
+TEST_F(Tree, WalkSeesEverythingOnceAndDirectoriesFirst) {
+    for (const char *name : {"a", "a/b", "a/b/c", "a/d", "e"})
+        ASSERT_TRUE(sys::make_dir(fd_.get(), name, 0700));
+    for (const char *name : {"f", "a/b/c/g", "a/d/h"})
+        (void)file(name);
+    ASSERT_TRUE(sys::make_symlink("a", fd_.get(), "link"));
+    std::vector<std::string> seen;
+    const auto done = walk_tree(
+        fd_.get(), [&](int dir, const char *name, const struct stat &status, std::string_view path) -> Status {
+            seen.push_back(sys::path_of_fd(dir)->substr(path_.size()) + "/" + name);
+            EXPECT_EQ("/" + std::string(path) + name, seen.back());
+            if (S_ISDIR(status.st_mode)) seen.back() += "/";
+            return {};
+        });
+    ASSERT_TRUE(done) << done.error().text();
+    for (size_t i = 0; i < seen.size(); ++i) {
+        const std::string parent = seen[i].substr(0, seen[i].find_last_of('/', seen[i].size() - 2) + 1);
+        if (parent == "/") continue;
+        EXPECT_LT(std::ranges::find(seen, parent) - seen.begin(), static_cast<ptrdiff_t>(i)) << seen[i];
+    }
+    std::ranges::sort(seen);
+    EXPECT_EQ(seen, (std::vector<std::string>{"/a/", "/a/b/", "/a/b/c/", "/a/b/c/g", "/a/d/", "/a/d/h", "/e/", "/f",
+                                              "/link"}));
+}
+
+// Deeper than one path takes, with siblings at every level: few descriptors, every entry.
+TEST_F(Tree, WalkOfADeepTree) {
+    constexpr int depth = 400;
+    const std::string name(20, 'n');
+    UniqueFd at = *sys::open_dir(fd_.get(), ".");
+    for (int i = 0; i < depth; ++i) {
+        ASSERT_TRUE(sys::make_dir(at.get(), "sibling", 0700));
+        ASSERT_TRUE(sys::make_dir(at.get(), name.c_str(), 0700));
+        at = *sys::open_dir(at.get(), name.c_str());
+    }
+    const int first_free = UniqueFd(::dup(fd_.get())).get();
+    int highest = 0, entries = 0;
+    const auto done = walk_tree(fd_.get(), [&](int dir, const char *, const struct stat &, std::string_view) -> Status {
+        highest = std::max(highest, dir);
+        ++entries;
+        return {};
+    });
+    ASSERT_TRUE(done) << done.error().text();
+    EXPECT_EQ(entries, 2 * depth);
+    EXPECT_LT(highest - first_free, 30);
+}
+
+TEST_F(Tree, WalkStopsAtAnErrorAndPassesOverWhatIsRemoved) {
+    for (const char *name : {"a", "a/b", "c"})
+        ASSERT_TRUE(sys::make_dir(fd_.get(), name, 0700));
+    const auto stopped = walk_tree(fd_.get(), [](int, const char *, const struct stat &, std::string_view) -> Status {
+        return fail(Errc::Canceled, "enough");
+    });
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(stopped.error().code(), Errc::Canceled);
+    const auto passed =
+        walk_tree(fd_.get(), [](int dir, const char *name, const struct stat &, std::string_view) -> Status {
+            return sys::remove_tree(dir, name);
+        });
+    EXPECT_TRUE(passed) << passed.error().text();
+}
+
+TEST_F(Tree, CopiedMetadataLeavesTheHostsAttributes) {
+    const UniqueFd from = file("from"), to = file("to");
+    ASSERT_TRUE(sys::set_xattr_fd(from.get(), "user.kept", "u"));
+    if (::geteuid() != 0 || !sys::set_xattr_fd(from.get(), "security.shale-test", "label"))
+        GTEST_SKIP() << "needs root and a file system that takes an attribute security.shale-test";
+    ASSERT_TRUE(sys::set_xattr_fd(from.get(), "trusted.overlay.opaque", "y"));
+    const auto done = copy_metadata(from.get(), to.get());
+    ASSERT_TRUE(done) << done.error().text();
+    const auto copied = copy_entry(from.get(), fd_.get(), "copy");
+    ASSERT_TRUE(copied) << copied.error().text();
+    for (const char *name : {"to", "copy"}) {
+        EXPECT_EQ(*sys::get_xattr(fd_.get(), name, "user.kept"), "u");
+        EXPECT_EQ(*sys::get_xattr(fd_.get(), name, "security.shale-test"), std::nullopt) << name;
+        EXPECT_EQ(*sys::get_xattr(fd_.get(), name, "trusted.overlay.opaque"), std::nullopt) << name;
+    }
+}
+
+} // namespace
+} // namespace shale::drivers
