@@ -139,8 +139,17 @@ Result<LayerId> Store::container_id(std::string_view reference) {
     return fail(Errc::NotFound, fmt::format("no container \"{}\"; `shale container ls` lists them", reference));
 }
 
+/// A layer below a container cannot go, and its chain never changes: asked once a process.
+Result<std::vector<LayerId>> Store::container_chain(std::optional<LayerId> parent) {
+    if (!parent) return std::vector<LayerId>();
+    const std::lock_guard lock(chains_mutex_);
+    auto known = chains_.find(*parent);
+    if (known == chains_.end()) known = chains_.emplace(*parent, TRY(chain_of(parent))).first;
+    return known->second;
+}
+
 Result<ContainerInfo> Store::complete(Row &&row) {
-    row.info.parents = TRY(chain_of(row.parent));
+    row.info.parents = TRY(container_chain(row.parent));
     row.info.mounted_at = TRY(mounted_at(row.info, row.target));
     return std::move(row.info);
 }
@@ -241,13 +250,9 @@ Status Store::unmount_container(std::string_view reference) {
             auto put = TRY(tx.prepare("UPDATE containers SET target = '' WHERE id = ?"));
             TRY(put.bind(info.id).run());
             TRY(tx.commit());
-            return {};
         }
     }
-    if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
-        !gone && gone.error().sys_errno() != ENOENT)
-        return gone;
-    return {};
+    return {}; // the empty mount point stays for the next mount and goes with the container
 }
 
 Status Store::container_changes(std::string_view reference, const archive::ChangeSink &sink) {

@@ -25,6 +25,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "archive/decompress.h"
@@ -253,6 +254,7 @@ private:
     struct Row;
     static Row read_container(const Statement &row);
     Result<ContainerInfo> complete(Row &&row);
+    Result<std::vector<LayerId>> container_chain(std::optional<LayerId> parent);
     Result<LayerId> container_id(std::string_view reference);
     Result<std::string> mounted_at(const ContainerInfo &info, const std::string &target); ///< "" = not mounted
     Result<drivers::Driver::DiffReport> stable_diff(const ContainerInfo &info, const archive::Sink &sink);
@@ -272,6 +274,8 @@ private:
     std::unique_ptr<Records> records_;
     std::unique_ptr<Locks> locks_;
     std::atomic<uint64_t> tmp_counter_{0};
+    std::mutex chains_mutex_;
+    std::unordered_map<LayerId, std::vector<LayerId>> chains_; ///< of layers that containers stand on
     std::unique_ptr<drivers::Driver> driver_;
 };
 
