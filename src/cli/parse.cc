@@ -43,8 +43,10 @@ public:
             return fail(Errc::InvalidArgument,
                         fmt::format("{}; see `shale --help`", unknown.empty() ? error.what() : unknown));
         }
-        if (auto *run = std::get_if<RunArgs>(&line_.verb)) run->command = std::move(command);
-        if (auto *unshare = std::get_if<UnshareArgs>(&line_.verb)) unshare->command = std::move(command);
+        if (auto *run = std::get_if<RunArgs>(&line_.verb))
+            run->command = std::move(command);
+        else if (auto *unshare = std::get_if<UnshareArgs>(&line_.verb))
+            unshare->command = std::move(command);
         TRY(convert());
         return std::move(line_);
     }
@@ -91,6 +93,7 @@ private:
             const auto found = std::ranges::find_if(verbs, [&](const CLI::App *one) { return one->check_name(word); });
             if (found == verbs.end()) {
                 std::vector<std::string_view> names;
+                names.reserve(verbs.size());
                 for (const CLI::App *one : verbs)
                     names.push_back(one->get_name());
                 const std::string near = nearest(word, names);

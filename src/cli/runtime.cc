@@ -300,6 +300,7 @@ Result<int> run_child(const std::string &program, const std::vector<std::string>
                       void (*prepare)()) {
     std::vector<std::string> words = argv;
     std::vector<char *> pointers;
+    pointers.reserve(words.size() + 1);
     for (std::string &word : words)
         pointers.push_back(word.data());
     pointers.push_back(nullptr);

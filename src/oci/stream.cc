@@ -132,7 +132,7 @@ Result<BlobView> seekable(std::shared_ptr<UniqueFd> file, const SourceOptions &o
     const struct stat info = TRY(sys::stat_at(file->get(), ""));
     const bool regular = S_ISREG(info.st_mode);
     if (regular) {
-        const BlobView whole{file, 0, static_cast<uint64_t>(info.st_size)};
+        BlobView whole{file, 0, static_cast<uint64_t>(info.st_size)};
         if (TRY(view_compression(whole)) == archive::Compression::none) return whole;
     } else if (!S_ISFIFO(info.st_mode) && !S_ISSOCK(info.st_mode) && !S_ISCHR(info.st_mode)) {
         return fail(Errc::InvalidArgument, "neither a file, a directory nor a pipe");

@@ -32,7 +32,7 @@ Result<ImageInfo> Store::load_image(const Digest &manifest) {
         layer.blob_bytes = layers.count(2);
         image.bytes += layer.bytes;
         if (layer.images == 1) image.exclusive_bytes += layer.bytes;
-        image.layers.push_back(std::move(layer));
+        image.layers.push_back(layer);
     }
     return image;
 }

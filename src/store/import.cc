@@ -52,6 +52,7 @@ Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest &req
                     fmt::format("{} holds {} images; choose one with --ref before giving it a name", request.source,
                                 sources.size()));
     std::vector<ImportedImage> images;
+    images.reserve(sources.size());
     for (const auto &source : sources)
         images.push_back(TRY(import_one(source, request, progress, cancel)));
     return images;
@@ -221,6 +222,7 @@ Status Import::unpack_all() {
          queue_.size(), 16});
     const auto queued = queue_;
     std::vector<std::jthread> workers;
+    workers.reserve(jobs);
     std::optional<std::jthread> pacer;
     if (store_.durable()) pacer.emplace([this](const std::stop_token &stop) { pace(stop); });
     for (size_t i = 0; i < jobs; ++i)

@@ -68,9 +68,9 @@ Result<LayerInfo> Store::find_layer(std::string_view reference) {
         rows.bind(std::string_view(prefix));
     std::vector<LayerInfo> found;
     while (TRY(rows.step())) {
-        auto layer = read_layer(rows);
+        const auto layer = read_layer(rows);
         if (numeric && layer.id.value == number) return layer;
-        found.push_back(std::move(layer));
+        found.push_back(layer);
     }
     if (found.empty())
         return fail(Errc::NotFound, fmt::format("no layer \"{}\"; `shale layer ls` lists them", reference));

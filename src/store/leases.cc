@@ -29,7 +29,7 @@ Status check_ref(std::string_view ref) {
 
 Result<std::string> Store::create_lease(std::string_view id, std::optional<int64_t> ttl_ns) {
     if (id.size() > 128) return fail(Errc::InvalidArgument, "a lease id has at most 128 bytes");
-    const std::string name = id.empty() ? fmt::format("lease-{}", TRY(records_->new_id()).value) : std::string(id);
+    std::string name = id.empty() ? fmt::format("lease-{}", TRY(records_->new_id()).value) : std::string(id);
     auto tx = TRY(records_->begin(Sync::relaxed));
     const int64_t now = now_ns();
     int64_t expires = 0;

@@ -12,10 +12,9 @@ namespace {
 /// "90s", "15m", "24h", "7d" in nanoseconds.
 Result<int64_t> parse_duration(std::string_view text) {
     int64_t count = 0;
-    const char *const last = text.data() + text.size();
-    const auto [end, error] = std::from_chars(text.data(), last, count);
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
     int64_t unit = 0;
-    if (error == std::errc{} && end + 1 == last) {
+    if (error == std::errc{} && end + 1 == text.data() + text.size()) {
         switch (*end) {
         case 's':
             unit = 1;
