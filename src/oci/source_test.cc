@@ -239,7 +239,6 @@ TEST_F(Source, DockerLinksBetweenLayers) {
     expect_image(open(members), {"debian:12"});
 }
 
-// CVE-2014-9356, CVE-2014-9358: names and links that lead out.
 TEST_F(Source, DockerReadsAMemberOnceHoweverOftenItIsNamed) {
     // A short list must not cost its length times the size of a layer.
     struct Reads final : sys::Hook {
@@ -271,6 +270,7 @@ TEST_F(Source, DockerReadsAMemberOnceHoweverOftenItIsNamed) {
     EXPECT_LT(reads.count, 900 + 100); // the first bytes of each layer, and little else
 }
 
+// CVE-2014-9356, CVE-2014-9358: names and links that lead out.
 TEST_F(Source, DockerRefusesNamesThatLeadOut) {
     using archive::EntryType;
     const std::string outside = write("secret", image_.layer1);
