@@ -48,7 +48,7 @@ void fill(const UniqueFd &file, std::string_view text) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const Root root;
+    const Root root;
     std::string_view text(reinterpret_cast<const char *>(data), size);
     std::array<std::string_view, 4> pieces;
     for (std::string_view &piece : pieces) {
