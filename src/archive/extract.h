@@ -17,6 +17,11 @@
 
 namespace shale::archive {
 
+/// Names of deletions in the archive's form (OCI image-spec, layer.md): a deleted entry, and the mark of an opaque
+/// directory. NUL-terminated.
+inline constexpr std::string_view whiteout_prefix = ".wh.";
+inline constexpr std::string_view opaque_marker = ".wh..wh..opq";
+
 /// How deletions are kept in an upper-form tree.
 enum class WhiteoutForm : uint8_t {
     overlay_trusted, ///< char device 0/0; opaque = xattr trusted.overlay.opaque "y"

@@ -11,23 +11,9 @@
 
 #include "archive/extract_internal.h"
 #include "archive/tree_walk.h"
+#include "base/paths.h"
 
 namespace shale::archive {
-namespace {
-
-constexpr int max_symlinks = 40; // as the kernel's
-
-/// Pushes the components of `path` so that the first one is on top.
-void push_parts(std::string_view path, std::vector<std::string> &todo) {
-    while (!path.empty()) {
-        const size_t slash = path.rfind('/');
-        const std::string_view last = slash == std::string_view::npos ? path : path.substr(slash + 1);
-        if (!last.empty() && last != ".") todo.emplace_back(last);
-        path = path.substr(0, slash == std::string_view::npos ? 0 : slash);
-    }
-}
-
-} // namespace
 
 /// The directory of a hard link's target: one that is open already, or found by the kernel inside the root.
 /// -1: not in this layer.

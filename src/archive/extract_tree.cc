@@ -125,11 +125,7 @@ Status Extractor::leave_top() {
 Status Extractor::lock() {
     for (auto it = locked_.rbegin(); it != locked_.rend(); ++it) {
         const auto &[path, mode] = *it;
-        UniqueFd dir = TRY(sys::open_dir(root_, "."));
-        size_t begin = 0;
-        for (size_t slash; (slash = path.find('/', begin)) != std::string::npos; begin = slash + 1)
-            dir = TRY(sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str()));
-        TRY(sys::chmod_at(dir.get(), path.c_str() + begin, mode));
+        TRY(sys::chmod_fd(TRY(sys::open_dirs(root_, path)).get(), mode));
     }
     return {};
 }
@@ -368,7 +364,7 @@ Status Extractor::whiteout(const char *name) {
 
 Status Extractor::make_opaque(int dir) {
     if (options_.whiteouts == WhiteoutForm::oci_names) {
-        auto made = sys::open_at(dir, std::string(opaque_marker).c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+        auto made = sys::open_at(dir, opaque_marker.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
         if (!made) {
             if (made.error().sys_errno() == EEXIST) return {};
             return std::unexpected(std::move(made).error());

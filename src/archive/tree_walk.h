@@ -88,9 +88,6 @@ Result<UpperListing> list_upper(int dir, WhiteoutForm form, const OverlayMarks &
 /// Lists a directory of a complete tree in the same shape.
 Result<UpperListing> list_plain(int dir);
 
-inline constexpr std::string_view whiteout_prefix = ".wh.";
-inline constexpr std::string_view opaque_marker = ".wh..wh..opq";
-
 /// A name or path for messages: control bytes escaped, quoted.
 std::string quoted(std::string_view path);
 

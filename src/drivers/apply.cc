@@ -17,25 +17,9 @@ namespace {
 
 using archive::WhiteoutForm;
 
-constexpr int max_symlinks = 40;     // as the kernel's
-constexpr size_t max_lookups = 4096; // components looked at for one path
 constexpr size_t name_max = 255;
 
 } // namespace
-
-std::pair<std::string_view, std::string_view> split_path(std::string_view path) {
-    const size_t slash = path.rfind('/');
-    if (slash == std::string_view::npos) return {{}, path};
-    return {path.substr(0, slash), path.substr(slash + 1)};
-}
-
-void push_parts(std::string_view path, std::vector<std::string> &todo) {
-    while (!path.empty()) {
-        const auto [rest, last] = split_path(path);
-        if (!last.empty() && last != ".") todo.emplace_back(last);
-        path = rest;
-    }
-}
 
 Result<Look> look_up(int root, std::string_view path, WhiteoutForm form) {
     Look out;
@@ -94,16 +78,6 @@ Status Applier::run(const archive::ExtractReport &report) {
     for (const auto &path : implied_)
         TRY(in_context(inherit(path), [&] { return fmt::format("directory \"{}\"", path); }));
     return {};
-}
-
-Result<UniqueFd> Applier::open_staged(std::string_view path) {
-    UniqueFd at = TRY(sys::open_dir(staged_, "."));
-    for (size_t begin = 0; begin < path.size();) {
-        const size_t slash = std::min(path.find('/', begin), path.size());
-        at = TRY(sys::open_dir(at.get(), std::string(path.substr(begin, slash - begin)).c_str()));
-        begin = slash + 1;
-    }
-    return at;
 }
 
 /// The directory at `path`; missing ones are made and count as implied.
@@ -222,7 +196,7 @@ Result<Applier::Found> Applier::find_target(const archive::DeferredLink &link) {
 
 Status Applier::link_from(const std::string &path, int to_dir, const char *name) {
     const auto [parent, last] = split_path(path);
-    const UniqueFd from_dir = TRY(open_staged(parent));
+    const UniqueFd from_dir = TRY(sys::open_dirs(staged_, parent));
     const std::string from(last);
     auto made = sys::make_link(from_dir.get(), from.c_str(), to_dir, name);
     if (made || made.error().sys_errno() != EMLINK) return made;

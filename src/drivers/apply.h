@@ -19,6 +19,7 @@
 #include "archive/extract.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/paths.h"
 
 namespace shale::drivers {
 
@@ -55,6 +56,8 @@ public:
     [[nodiscard]] const std::set<std::string> &implied() const noexcept { return implied_; }
 
 private:
+    static constexpr size_t max_lookups = 4096; ///< components looked at for one path
+
     // apply_fold.cc
     Status fold();
     Result<std::optional<std::string>> fold_target(const std::string &path);
@@ -79,7 +82,6 @@ private:
     Status link(const archive::DeferredLink &link);
     Status link_from(const std::string &path, int to_dir, const char *name);
     Status inherit(const std::string &path);
-    Result<UniqueFd> open_staged(std::string_view path);
     Result<UniqueFd> make_staged(std::string_view path);
     [[nodiscard]] bool has_arrived(const std::string &path) const;
 
@@ -93,10 +95,5 @@ private:
     std::set<std::string> link_names_;
     std::map<std::string, std::string> homes_; ///< the parents' file -> a name of it in the staged tree
 };
-
-/// Directory and last name of a clean path.
-std::pair<std::string_view, std::string_view> split_path(std::string_view path);
-/// Pushes the components of a symlink's target or a path, the first one on top; "" and "." are left out.
-void push_parts(std::string_view path, std::vector<std::string> &todo);
 
 } // namespace shale::drivers

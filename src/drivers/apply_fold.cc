@@ -17,13 +17,11 @@
 namespace shale::drivers {
 namespace {
 
+using archive::opaque_marker;
+using archive::whiteout_prefix;
 using archive::WhiteoutForm;
 
-constexpr int max_symlinks = 40;     // as the kernel's
-constexpr size_t max_lookups = 4096; // components looked at for one path
 constexpr size_t path_max = 4095;
-constexpr std::string_view whiteout_prefix = ".wh.";
-constexpr const char *opaque_marker = ".wh..wh..opq";
 /// Where a directory waits while it is emptied. No extraction makes such a name.
 constexpr const char *fold_name = ".wh..wh.fold";
 
@@ -111,7 +109,7 @@ Result<std::optional<std::string>> Applier::resolve(const std::string &path) {
 Status Applier::move_tree(const std::string &from, const std::string &to) {
     (void)TRY(make_staged(to));
     const auto [parent, name] = split_path(from);
-    const UniqueFd parent_dir = TRY(open_staged(parent));
+    const UniqueFd parent_dir = TRY(sys::open_dirs(staged_, parent));
     // Out of the way first: the target may be above it, and hold an entry of its name.
     TRY(keeping_times(parent_dir.get(),
                       [&] { return sys::rename_at(parent_dir.get(), std::string(name).c_str(), staged_, fold_name); }));
@@ -127,8 +125,8 @@ Status Applier::move_tree(const std::string &from, const std::string &to) {
 /// One directory of the tree, `level` below its top.
 Status Applier::move_level(const std::string &level, const std::string &from, const std::string &to,
                            std::vector<std::string> &todo) {
-    const UniqueFd source = TRY(open_staged(below(fold_name, level)));
-    const UniqueFd target = TRY(open_staged(below(to, level)));
+    const UniqueFd source = TRY(sys::open_dirs(staged_, below(fold_name, level)));
+    const UniqueFd target = TRY(sys::open_dirs(staged_, below(to, level)));
     return keeping_times(target.get(), [&]() -> Status {
         if (form_ != WhiteoutForm::oci_names) {
             const char *key = form_ == WhiteoutForm::overlay_user ? "user.overlay.opaque" : "trusted.overlay.opaque";
@@ -198,7 +196,7 @@ Status Applier::make_opaque(int dir, const char *name) {
         if (form_ == WhiteoutForm::overlay_trusted)
             return sys::set_xattr(self.get(), "", "trusted.overlay.opaque", "y");
         if (form_ == WhiteoutForm::overlay_user) return sys::set_xattr(self.get(), "", "user.overlay.opaque", "y");
-        (void)TRY(sys::open_at(self.get(), opaque_marker, O_WRONLY | O_CREAT, 0600));
+        (void)TRY(sys::open_at(self.get(), opaque_marker.data(), O_WRONLY | O_CREAT, 0600));
         return {};
     });
 }

@@ -70,6 +70,7 @@ Result<LayerRoot> LayerRoot::open(const std::string &root) {
 
 Status LayerRoot::make(const char *name, mode_t mode, uid_t uid, gid_t gid) const {
     TRY(sys::make_dir(fd(), name, mode));
+    // A caller that is not root cannot give anything away: what should be root's stays the caller's.
     if ((uid != 0 || gid != 0 || uid_ == 0) && (uid != uid_ || gid != gid_)) TRY(sys::chown_at(fd(), name, uid, gid));
     if (needs_chmod(mode)) TRY(sys::chmod_at(fd(), name, mode));
     return {};
@@ -314,20 +315,12 @@ Result<LockedModes> open_up(int root) {
 Status lock_again(int root, const LockedModes &modes) {
     // Children first: the way to them is open until then.
     for (auto it = modes.rbegin(); it != modes.rend(); ++it) {
-        const auto &[path, mode] = *it;
-        UniqueFd dir = TRY(sys::open_dir(root, "."));
-        bool there = true;
-        for (size_t begin = 0; there && begin < path.size();) {
-            const size_t slash = std::min(path.find('/', begin), path.size());
-            auto next = sys::open_dir(dir.get(), path.substr(begin, slash - begin).c_str());
-            there = next.has_value();
-            if (!next && next.error().sys_errno() != ENOTDIR && next.error().sys_errno() != ELOOP &&
-                !is_missing(next.error()))
-                return std::unexpected(std::move(next).error());
-            if (next) dir = std::move(*next);
-            begin = slash + 1;
+        const auto dir = sys::open_dirs(root, it->first);
+        if (dir) {
+            TRY(sys::chmod_fd(dir->get(), it->second));
+        } else if (const int error = dir.error().sys_errno(); error != ENOENT && error != ENOTDIR && error != ELOOP) {
+            return std::unexpected(dir.error());
         }
-        if (there) TRY(sys::chmod_fd(dir.get(), mode));
     }
     return {};
 }

@@ -93,6 +93,16 @@ Result<UniqueFd> open_dir(int dir, const char *name) {
     return open_at(dir, name, O_RDONLY | O_DIRECTORY);
 }
 
+Result<UniqueFd> open_dirs(int dir, std::string_view path) {
+    UniqueFd current = TRY(open_dir(dir, "."));
+    for (size_t begin = 0; begin < path.size();) {
+        const size_t slash = std::min(path.find('/', begin), path.size());
+        current = TRY(open_dir(current.get(), std::string(path.substr(begin, slash - begin)).c_str()));
+        begin = slash + 1;
+    }
+    return current;
+}
+
 Result<UniqueFd> make_dirs(int dir, std::string_view path, mode_t mode) {
     const bool from_root = dir == AT_FDCWD && path.starts_with('/');
     UniqueFd current = TRY(open_dir(dir, from_root ? "/" : "."));

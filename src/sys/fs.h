@@ -28,6 +28,8 @@ Result<UniqueFd> open_at(int dir, const char *name, int flags, mode_t mode = 0);
 Result<UniqueFd> open_at2(int dir, const char *name, int flags, uint64_t resolve, mode_t mode = 0);
 /// A directory, O_RDONLY|O_DIRECTORY, last component not followed.
 Result<UniqueFd> open_dir(int dir, const char *name);
+/// The directory at `path` below `dir` ("" = itself), a component at a time: of any length, no symlink is followed.
+Result<UniqueFd> open_dirs(int dir, std::string_view path);
 /// mkdirs "a/b/c" below `dir` as far as missing (0700 for new ones unless `mode`), each component without
 /// following symlinks, and opens the last.
 Result<UniqueFd> make_dirs(int dir, std::string_view path, mode_t mode = 0700);
