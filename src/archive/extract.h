@@ -18,9 +18,9 @@
 namespace shale::archive {
 
 /// Names of deletions in the archive's form (OCI image-spec, layer.md): a deleted entry, and the mark of an opaque
-/// directory. NUL-terminated.
+/// directory.
 inline constexpr std::string_view whiteout_prefix = ".wh.";
-inline constexpr std::string_view opaque_marker = ".wh..wh..opq";
+inline constexpr char opaque_marker[] = ".wh..wh..opq";
 
 /// How deletions are kept in an upper-form tree.
 enum class WhiteoutForm : uint8_t {

@@ -60,7 +60,7 @@ Result<DeferredLink> Extractor::locate_target() {
         if (report_.opaque_dirs == 0 || opaque_length) return {};
         bool opaque = false;
         if (options_.whiteouts == WhiteoutForm::oci_names)
-            opaque = TRY(sys::stat_if_exists(dir.get(), opaque_marker.data())).has_value();
+            opaque = TRY(sys::stat_if_exists(dir.get(), opaque_marker)).has_value();
         else
             opaque = overlay_marks(TRY(read_xattrs(dir.get(), "")), options_.whiteouts).opaque;
         if (opaque) opaque_length = real.size();
@@ -154,7 +154,8 @@ Status Extractor::hard_link(const Entry &entry) {
     if (path == target_path) return bad("it is its own target");
     if (target_path.starts_with(path + "/")) return bad("the target lies below the link");
     const std::string target(link_parts_.back());
-    auto [from, holder] = TRY(link_source_dir());
+    const auto source_dir = TRY(link_source_dir());
+    const int from = source_dir.first;
     if (from < 0) return defer(path);
     const auto source = TRY(sys::stat_if_exists(from, target.c_str()));
     if (!source) return defer(path);

@@ -364,7 +364,7 @@ Status Extractor::whiteout(const char *name) {
 
 Status Extractor::make_opaque(int dir) {
     if (options_.whiteouts == WhiteoutForm::oci_names) {
-        auto made = sys::open_at(dir, opaque_marker.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+        auto made = sys::open_at(dir, opaque_marker, O_WRONLY | O_CREAT | O_EXCL, 0600);
         if (!made) {
             if (made.error().sys_errno() == EEXIST) return {};
             return std::unexpected(std::move(made).error());

@@ -110,7 +110,7 @@ std::string Applier::moved_path(std::string path) const {
         }
         // The new place is a directory for good: only what is below it may have moved once more.
         const std::string &to = moved->second;
-        path = to.empty() ? path.substr(slash + 1) : to + path.substr(slash);
+        path.replace(0, to.empty() ? slash + 1 : slash, to);
         slash = path.find('/', to.empty() ? 0 : to.size() + 1);
     }
     return path;

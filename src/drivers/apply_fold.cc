@@ -196,7 +196,7 @@ Status Applier::make_opaque(int dir, const char *name) {
         if (form_ == WhiteoutForm::overlay_trusted)
             return sys::set_xattr(self.get(), "", "trusted.overlay.opaque", "y");
         if (form_ == WhiteoutForm::overlay_user) return sys::set_xattr(self.get(), "", "user.overlay.opaque", "y");
-        (void)TRY(sys::open_at(self.get(), opaque_marker.data(), O_WRONLY | O_CREAT, 0600));
+        (void)TRY(sys::open_at(self.get(), opaque_marker, O_WRONLY | O_CREAT, 0600));
         return {};
     });
 }
