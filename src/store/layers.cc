@@ -17,8 +17,10 @@ constexpr std::string_view select_layer =
     "SELECT l.id, l.parent, l.chain_id, l.diff_id, l.blob, coalesce(b.bytes, 0), l.bytes, l.inodes, l.created_ns, "
     "(SELECT count(DISTINCT image) FROM image_layers WHERE layer = l.id), "
     "(SELECT count(*) FROM layers WHERE parent = l.id AND state = 'ready'), "
-    "(SELECT count(*) FROM containers WHERE parent = l.id) "
-    "FROM layers l LEFT JOIN blobs b ON b.digest = l.blob WHERE l.state = 'ready'";
+    "coalesce(c.number, 0) "
+    "FROM layers l LEFT JOIN blobs b ON b.digest = l.blob "
+    "LEFT JOIN (SELECT parent, count(*) AS number FROM containers GROUP BY parent) c ON c.parent = l.id "
+    "WHERE l.state = 'ready'";
 
 LayerInfo read_layer(const Statement &row) {
     LayerInfo info;

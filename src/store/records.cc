@@ -49,7 +49,6 @@ CREATE TABLE containers(
   image TEXT, image_name TEXT NOT NULL, target TEXT NOT NULL DEFAULT '',
   quota_bytes INTEGER NOT NULL DEFAULT 0, quota_inodes INTEGER NOT NULL DEFAULT 0,
   created_ns INTEGER NOT NULL);
-CREATE INDEX containers_by_parent ON containers(parent);
 CREATE TABLE leases(id TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE lease_refs(
   lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE, ref TEXT NOT NULL,
