@@ -83,7 +83,7 @@ Result<CommitResult> Store::commit_container(const CommitRequest &request) {
 
     ImportRequest import;
     import.name = name;
-    out.image = TRY(import_one(source, import, {}, nullptr)).image;
+    out.image = TRY(import_one(source, import, &tmp_name, {}, nullptr)).image;
     return out;
 }
 

@@ -54,7 +54,7 @@ Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest &req
     std::vector<ImportedImage> images;
     images.reserve(sources.size());
     for (const auto &source : sources)
-        images.push_back(TRY(import_one(source, request, progress, cancel)));
+        images.push_back(TRY(import_one(source, request, nullptr, progress, cancel)));
     return images;
 }
 
@@ -73,7 +73,7 @@ public:
         }
     }
 
-    Status make_plan(LockHold &locks);
+    Status make_plan(LockHold &locks, std::string *top_blob);
     Status unpack_all();
     Status publish(const std::vector<std::string> &names, const Digest &manifest);
     void fill(ImportedImage &out) const;
@@ -97,7 +97,7 @@ private:
     bool committed_ = false;
 };
 
-Status Import::make_plan(LockHold &locks) {
+Status Import::make_plan(LockHold &locks, std::string *top_blob) {
     const auto &layers = source_.manifest.layers;
     plan_.resize(layers.size());
     Digest chain;
@@ -121,6 +121,7 @@ Status Import::make_plan(LockHold &locks) {
         // A recorded blob that lost its file, or part of it, is written anew: importing again restores it.
         const auto file = TRY(sys::stat_if_exists(store_.blobs_fd_.get(), layers[i].digest.hex().c_str()));
         if (!file || static_cast<uint64_t>(file->st_size) != layers[i].size) step.need_blob = true;
+        if (step.need_blob && top_blob != nullptr && i + 1 == layers.size()) step.tmp_name.swap(*top_blob);
         if (!step.existing || step.need_blob)
             queue_.push_back(i);
         else
@@ -162,7 +163,7 @@ Result<archive::UnpackResult> Import::unpack(size_t index) {
         report(ProgressEvent::Kind::layer_bytes, index, done);
     };
     UniqueFd copy;
-    if (step.need_blob) {
+    if (step.need_blob && step.tmp_name.empty()) {
         copy = TRY(store_.new_blob(step.tmp_name));
         job.copy_fd = copy.get();
     }
@@ -335,7 +336,8 @@ void Import::fill(ImportedImage &out) const {
 }
 
 Result<ImportedImage> Store::import_one(const oci::SourceImage &source, const ImportRequest &request,
-                                        const Progress &progress, const std::atomic<bool> *cancel) {
+                                        std::string *top_blob, const Progress &progress,
+                                        const std::atomic<bool> *cancel) {
     std::vector<std::string> names = source.names;
     if (!request.name.empty()) names = {TRY(oci::normalize_reference(request.name))};
     const Digest manifest = Digest::of(std::string_view(source.manifest_json));
@@ -351,7 +353,7 @@ Result<ImportedImage> Store::import_one(const oci::SourceImage &source, const Im
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     Import import(*this, source, progress, cancel);
-    TRY(import.make_plan(locks));
+    TRY(import.make_plan(locks, top_blob));
     TRY(import.unpack_all());
     TRY(import.publish(names, manifest));
     ImportedImage out;

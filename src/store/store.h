@@ -230,8 +230,9 @@ private:
     Status recover();
 
     // import.cc
+    /// `top_blob`: the last layer's blob as the caller has written it, a name in tmp/; emptied when it was taken over.
     Result<ImportedImage> import_one(const oci::SourceImage &source, const ImportRequest &request,
-                                     const Progress &progress, const std::atomic<bool> *cancel);
+                                     std::string *top_blob, const Progress &progress, const std::atomic<bool> *cancel);
     // images.cc
     Result<ImageInfo> load_image(const Digest &manifest);
     Result<Digest> resolve_image(std::string_view reference);
