@@ -110,6 +110,7 @@ private:
         const struct stat &st = source.st;
         TRY(sys::chown_at(dir, name, st.st_uid, st.st_gid));
         for (const auto &[key, value] : source.xattrs) {
+            if (!is_layer_xattr(key)) continue; // labels and measurements are the host's to give to the copy
             auto set = sys::set_xattr(dir, name, key.c_str(), value);
             if (set) continue;
             const int error = set.error().sys_errno();

@@ -10,11 +10,15 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cstring>
+#include <latch>
+#include <thread>
 #include <unordered_set>
 
 #include <fmt/format.h>
 
+#include "archive/tree_walk.h"
 #include "sys/fs.h"
 #include "sys/quota.h"
 
@@ -248,22 +252,12 @@ Result<Usage> walk_usage(int dir) {
     return out;
 }
 
-namespace {
-
-/// Attributes that stay with the copy: not overlay's own marks, not labels and measurements, which the host gives.
-bool is_copied(std::string_view key) {
-    if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) return false;
-    return !key.starts_with("security.") || key == "security.capability";
-}
-
-} // namespace
-
 Status copy_metadata(int from, int to) {
     const struct stat status = TRY(sys::stat_at(from, ""));
     TRY(sys::chown_at(to, "", status.st_uid, status.st_gid));
     TRY(sys::chmod_fd(to, status.st_mode & 07777));
     for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
-        if (!is_copied(key)) continue;
+        if (!archive::is_layer_xattr(key)) continue;
         if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
             TRY(sys::set_xattr_fd(to, key.c_str(), *value));
     }
@@ -288,7 +282,7 @@ Status copy_entry(int from, int to_dir, const char *to_name) {
     }
     TRY(sys::chown_at(to_dir, to_name, status.st_uid, status.st_gid));
     for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
-        if (!is_copied(key)) continue;
+        if (!archive::is_layer_xattr(key)) continue;
         if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
             TRY(sys::set_xattr(to_dir, to_name, key.c_str(), *value));
     }
@@ -423,6 +417,76 @@ Result<bool> has_d_type(int dir) {
     }
     TRY(sys::remove_tree(dir, "d_type"));
     return typed;
+}
+
+namespace {
+
+constexpr size_t writers = 4, written_bytes = 256U << 10U;
+
+std::string written_file(size_t number) {
+    return fmt::format("w{}", number);
+}
+
+Status write_first(int dir, size_t number, double &microseconds) {
+    const auto begin = std::chrono::steady_clock::now();
+    {
+        const UniqueFd file = TRY(sys::open_at(dir, written_file(number).c_str(), O_WRONLY));
+        constexpr std::array byte{std::byte{1}};
+        TRY(sys::pwrite_all(file.get(), byte, 0));
+    }
+    microseconds = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+    return {};
+}
+
+} // namespace
+
+Status make_written_files(int dir) {
+    const std::vector<std::byte> data(written_bytes, std::byte{2});
+    for (size_t i = 0; i < 2 * writers; ++i) {
+        const UniqueFd file = TRY(sys::open_at(dir, written_file(i).c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
+        TRY(sys::write_all(file.get(), data));
+    }
+    return {};
+}
+
+namespace {
+
+/// Medians: one file after the other, then as many at once.
+Result<std::pair<double, double>> time_writes(int dir) {
+    std::array<double, 2 * writers> each{};
+    std::array<Status, writers> done;
+    for (size_t i = 0; i < writers; ++i)
+        TRY(write_first(dir, i, each[i]));
+    {
+        std::vector<std::jthread> threads;
+        std::latch start(ptrdiff_t{writers});
+        for (size_t i = 0; i < writers; ++i)
+            threads.emplace_back([&, i] {
+                start.arrive_and_wait();
+                done[i] = write_first(dir, writers + i, each[writers + i]);
+            });
+    }
+    for (auto &status : done)
+        TRY(std::move(status));
+    std::ranges::sort(each.begin(), each.begin() + writers);
+    std::ranges::sort(each.begin() + writers, each.end());
+    return std::pair{each[writers / 2], each[writers + writers / 2]};
+}
+
+} // namespace
+
+Fact concurrent_writes(const Result<UniqueFd> &dir, std::string_view what) {
+    Fact out{"concurrent writes", "unknown", {}};
+    if (!dir) {
+        out.reason = dir.error().text();
+    } else if (const auto times = time_writes(dir->get()); !times) {
+        out.reason = times.error().text();
+    } else {
+        const auto [alone, together] = *times;
+        out.value = fmt::format("{:.1f}x", together / std::max(alone, 0.001));
+        out.reason = fmt::format("{}: {:.0f} us alone, {:.0f} us among {}", what, alone, together, writers);
+    }
+    return out;
 }
 
 bool in_user_namespace() {

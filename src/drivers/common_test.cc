@@ -109,5 +109,22 @@ TEST_F(Tree, CopiedMetadataLeavesTheHostsAttributes) {
     }
 }
 
+TEST_F(Tree, ConcurrentWritesAreMeasuredOrSaidWhyNot) {
+    EXPECT_EQ(concurrent_writes(sys::open_dir(fd_.get(), "."), "a write").value, "unknown");
+    EXPECT_NE(concurrent_writes(sys::open_dir(fd_.get(), "missing"), "a write").reason, "");
+    const auto made = make_written_files(fd_.get());
+    ASSERT_TRUE(made) << made.error().text();
+    const Fact fact = concurrent_writes(sys::open_dir(fd_.get(), "."), "a write");
+    EXPECT_TRUE(fact.value.ends_with('x')) << fact.value;
+    EXPECT_TRUE(fact.reason.starts_with("a write: ")) << fact.reason;
+    for (int i = 0; i < 8; ++i) { // each file got its byte
+        const auto text = sys::read_file(fd_.get(), ("w" + std::to_string(i)).c_str(), 1 << 20U);
+        ASSERT_TRUE(text);
+        EXPECT_EQ(text->size(), 256U << 10U);
+        EXPECT_EQ(text->at(0), 1);
+        EXPECT_EQ(text->at(1), 2);
+    }
+}
+
 } // namespace
 } // namespace shale::drivers

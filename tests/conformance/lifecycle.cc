@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 
@@ -19,6 +20,7 @@ namespace shale::conformance {
 
 namespace fs = std::filesystem;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using Access = drivers::Driver::Access;
@@ -344,6 +346,9 @@ TEST_P(Lifecycle, Probe) {
         if (std::getenv("SHALE_TEST_VERBOSE") != nullptr)
             fmt::print("{:12} {:22} {:10} {}\n", GetParam(), fact.name, fact.value, fact.reason);
     }
+    const auto writes = std::ranges::find(report->facts, "concurrent writes", &drivers::Fact::name);
+    ASSERT_NE(writes, report->facts.end());
+    EXPECT_THAT(writes->value, EndsWith("x")) << writes->reason;
     EXPECT_THAT(names_in(scratch_ + "/" + GetParam()), IsEmpty()) << "a probe leaves nothing behind";
 }
 

@@ -30,7 +30,7 @@ class Prober {
 public:
     Prober(const LayerRoot::Scratch &scratch, const Config &config) : scratch_(scratch), config_(config) {}
 
-    Result<Trial> trial(std::vector<std::string> options) {
+    Result<Trial> trial(std::vector<std::string> options, Status (*fill_lower)(int) = nullptr) {
         const std::string name = fmt::format("t{}", count_++);
         Trial out;
         TRY(sys::make_dir(scratch_.dir.get(), name.c_str(), 0700));
@@ -39,6 +39,7 @@ public:
             TRY(sys::make_dir(out.dir.get(), part, 0755));
         for (const char *part : {"lower/f", "lower/d/f"})
             (void)TRY(sys::open_at(out.dir.get(), part, O_WRONLY | O_CREAT | O_EXCL, 0644));
+        if (fill_lower != nullptr) TRY(fill_lower(TRY(sys::open_dir(out.dir.get(), "lower")).get()));
         const std::string path = sys::fd_path(out.dir.get()); // free of characters that need an escape
         options.insert(options.begin(),
                        {"lowerdir=" + path + "/lower", "upperdir=" + path + "/upper", "workdir=" + path + "/work"});
@@ -112,6 +113,12 @@ public:
         options.push_back(std::move(lowers));
         const auto mounted = sys::mount_detached({"overlay", "overlay", std::move(options)});
         return mounted ? "" : mounted.error().text();
+    }
+
+    Fact writes() {
+        auto made = trial(config_.mount_options(true), make_written_files);
+        const Result<UniqueFd> root = made ? Result<UniqueFd>(std::move(made->root)) : std::unexpected(made.error());
+        return concurrent_writes(root, "first write into a lower file of 256 KiB, which copies it up");
     }
 
     /// The highest rung of the ladder in sys/mount.h that this kernel takes, and why not higher.
@@ -239,6 +246,7 @@ Result<ProbeReport> Overlay2::probe() {
         yes_no("userxattr", user ? "" : user.error().text());
     }
     yes_no("idmapped mounts", prober.idmapped());
+    out.facts.push_back(prober.writes());
     fact("project quota", quota_ ? "yes" : "no", no_quota_reason_);
     const std::string depth = prober.depth(max_lowers);
     fact("max depth", depth.empty() ? std::to_string(max_lowers) : "less than " + std::to_string(max_lowers),

@@ -220,6 +220,9 @@ Result<ProbeReport> Vfs::probe() {
     }
     const auto attribute = sys::set_xattr(dir, "", "user.shale", "1");
     fact("user xattrs", attribute ? "yes" : "no", attribute ? "" : attribute.error().message());
+    const auto filled = make_written_files(dir);
+    out.facts.push_back(concurrent_writes(filled ? sys::open_dir(dir, ".") : std::unexpected(filled.error()),
+                                          "write into a file of 256 KiB, which is the container's own"));
     fact("project quota", quota_ ? "yes" : "no", no_quota_reason_);
     fact("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
     out.usable = true;
