@@ -10,6 +10,14 @@
 
 namespace shale::test {
 
+/// Of the matrices' steps every n-th is tried. All of them, but under the thread sanitizer, where a step is 20 times
+/// slower and races do not depend on it.
+#ifdef __SANITIZE_THREAD__
+inline constexpr unsigned step_stride = 9;
+#else
+inline constexpr unsigned step_stride = 1;
+#endif
+
 struct Operation {
     std::string name;
     std::function<Status(store::Store &, const World &)> run;
