@@ -110,7 +110,9 @@ private:
         const struct stat &st = source.st;
         TRY(sys::chown_at(dir, name, st.st_uid, st.st_gid));
         for (const auto &[key, value] : source.xattrs) {
-            if (!is_layer_xattr(key)) continue; // labels and measurements are the host's to give to the copy
+            // Labels and measurements are the host's to give to the copy; overlay's marks are part of a tree as it
+            // lies.
+            if (!is_layer_xattr(key) && !is_overlay_xattr(key)) continue;
             auto set = sys::set_xattr(dir, name, key.c_str(), value);
             if (set) continue;
             const int error = set.error().sys_errno();

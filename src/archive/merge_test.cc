@@ -220,11 +220,13 @@ TEST(CopyTree, HostAttributesStayBehind) {
     TestTree from;
     from.file("f", "x");
     from.xattr("f", "user.kept", "1");
+    from.xattr("f", "user.overlay.origin", "o");
     if (::geteuid() != 0 || !sys::set_xattr(from.fd(), "f", "security.shale-test", "label"))
         GTEST_SKIP() << "needs root and a file system that takes an attribute security.shale-test";
     TestTree to;
     TestTree::must(copy_tree(from.fd(), to.fd()));
     EXPECT_EQ(TestTree::must(sys::get_xattr(to.fd(), "f", "user.kept")), "1");
+    EXPECT_EQ(TestTree::must(sys::get_xattr(to.fd(), "f", "user.overlay.origin")), "o");
     EXPECT_EQ(TestTree::must(sys::get_xattr(to.fd(), "f", "security.shale-test")), std::nullopt);
 }
 
