@@ -14,7 +14,8 @@
 namespace shale::test {
 
 /// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, so
-/// that mounts and files vanish with the process even when it is killed. Else a plain directory, removed at the end.
+/// that mounts and files vanish with the process even when it is killed. Else a plain directory (in /dev/shm when that
+/// has room), removed at the end.
 class World {
 public:
     World();
