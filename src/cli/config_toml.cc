@@ -1,5 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only file that includes toml++.
+//
+// toml++ 3.3 asserts, where it should report, that a table's name begins like a key ("[:x]"). Its assertions are thrown
+// here, in every kind of build, and become the error that they are.
+#include <string>
+
+namespace shale::cli {
+struct MalformedToml {};
+[[noreturn]] inline void fail_assertion() {
+    throw MalformedToml();
+}
+} // namespace shale::cli
+
+#undef NDEBUG
+#define TOML_ASSERT(condition) ((condition) ? void() : shale::cli::fail_assertion())
 #define TOML_HEADER_ONLY 1
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
@@ -77,10 +91,19 @@ Status read_driver_table(const std::string &file, std::string_view driver, const
 
 } // namespace
 
-Result<Source> parse_toml(std::string_view text, const std::string &file) {
+namespace {
+Result<toml::table> parse_document(std::string_view text, const std::string &file) try {
     toml::parse_result parsed = toml::parse(text, file);
     if (!parsed) return fail_at(file, parsed.error().source(), std::string(parsed.error().description()));
-    const toml::table document = std::move(parsed).table();
+    return std::move(parsed).table();
+} catch (const MalformedToml &) {
+    return fail(Errc::InvalidArgument,
+                file + ": a key or a table's name begins with a character that none may begin with");
+}
+} // namespace
+
+Result<Source> parse_toml(std::string_view text, const std::string &file) {
+    const toml::table document = TRY(parse_document(text, file));
     constexpr std::array<std::string_view, 5> known{"root", "driver", "durability", "jobs", "limits"};
 
     Source out;

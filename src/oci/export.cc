@@ -23,6 +23,8 @@ public:
     virtual ~Output() = default;
     /// `fill` must hand exactly `size` bytes to its sink.
     virtual Status put(const std::string &name, uint64_t size, const std::function<Status(const Blocks &)> &fill) = 0;
+    /// States a directory, where that is more than the files in it.
+    virtual Status put_directory(const std::string & /*name*/) { return {}; }
     Status put_text(const std::string &name, std::string_view text) {
         return put(name, text.size(),
                    [&](const Blocks &sink) { return sink(std::as_bytes(std::span(text.data(), text.size()))); });
@@ -68,6 +70,13 @@ public:
         entry.size = entry.stored = size;
         TRY(writer_.add(entry));
         return fill([this](std::span<const std::byte> block) { return writer_.data(block); });
+    }
+    Status put_directory(const std::string &name) override {
+        archive::Entry entry;
+        entry.type = archive::EntryType::directory;
+        entry.path = name + "/";
+        entry.mode = 0755;
+        return writer_.add(entry);
     }
     Status finish() { return writer_.finish(); }
 
@@ -117,6 +126,9 @@ Status write_oci(const ExportImage &image, Output &out) {
     }
     if (entries.empty()) entries.push_back(entry);
 
+    // skopeo gives directories that an archive does not state to root, and fails where it is not root.
+    TRY(out.put_directory("blobs"));
+    TRY(out.put_directory("blobs/sha256"));
     TRY(out.put_text("oci-layout", layout_marker));
     TRY(out.put_text("index.json", write_index(entries)));
     std::set<Digest> written;

@@ -438,6 +438,9 @@ TEST_F(Source, ExportRoundTrip) {
         // A directory that holds something is never written over; an archive is replaced.
         EXPECT_EQ(write_export(out, format, path).has_value(), format != ExportFormat::oci_dir);
     }
+    const std::string states_directories =
+        "tar -tf " + root_ + "/out.tar | head -n 2 | tr '\\n' ' ' | grep -qx 'blobs/ blobs/sha256/ '";
+    EXPECT_EQ(std::system(states_directories.c_str()), 0);
     if (::access("/usr/bin/skopeo", X_OK) != 0) GTEST_SKIP() << "skopeo is not installed";
     for (const std::string &what : {"oci:" + root_ + "/out:12", "oci-archive:" + root_ + "/out.tar:12",
                                     "docker-archive:" + root_ + "/docker.tar:debian:12"})

@@ -135,7 +135,7 @@ private:
             return std::unexpected(std::move(opened).error());
         }
         const Identity identity = TRY(identify(opened->get()));
-        const uint64_t mount = frames_.empty() ? TRY(identify_dir(dir)).mount : frames_.back().identity.mount;
+        const uint64_t mount = frames_.empty() ? TRY(identify_parent(dir, name)).mount : frames_.back().identity.mount;
         if (identity.mount != mount)
             return fail(Errc::FailedPrecondition, detail::what("remove", opened->get(), nullptr) +
                                                       ": a file system is mounted there; unmount it first");
@@ -144,10 +144,14 @@ private:
         return true;
     }
 
-    static Result<Identity> identify_dir(int dir) {
-        if (dir != AT_FDCWD) return identify(dir);
-        UniqueFd here = TRY(open_at(dir, ".", O_PATH | O_DIRECTORY));
-        return identify(here.get());
+    /// Of the directory that `path` (relative to `dir`, or absolute) is an entry of.
+    static Result<Identity> identify_parent(int dir, std::string_view path) {
+        while (path.size() > 1 && path.ends_with('/'))
+            path.remove_suffix(1);
+        const size_t slash = path.rfind('/');
+        if (slash == std::string_view::npos && dir != AT_FDCWD) return identify(dir);
+        const std::string parent(slash == std::string_view::npos ? "." : path.substr(0, std::max<size_t>(slash, 1)));
+        return identify(TRY(open_at(dir, parent.c_str(), O_PATH | O_DIRECTORY)).get());
     }
 
     Result<Outcome> remove_one(int dir, const char *name, int flags) {
