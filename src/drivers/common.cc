@@ -459,6 +459,7 @@ Result<std::pair<double, double>> time_writes(int dir) {
         TRY(write_first(dir, i, each[i]));
     {
         std::vector<std::jthread> threads;
+        threads.reserve(writers);
         std::latch start(ptrdiff_t{writers});
         for (size_t i = 0; i < writers; ++i)
             threads.emplace_back([&, i] {
