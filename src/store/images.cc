@@ -23,11 +23,14 @@ Result<ImageInfo> Store::load_image(const Digest &manifest) {
     names.bind(manifest);
     while (TRY(names.step()))
         image.names.push_back(names.text(0));
+    const auto known = TRY(layers_of(manifest));
     auto layers =
         TRY(records_->prepare("SELECT layer, blob, bytes FROM image_layers WHERE image = ? ORDER BY position"));
     layers.bind(manifest);
     while (TRY(layers.step())) {
-        LayerInfo layer = TRY(load_layer(layers.id(0)));
+        const auto found = known.find(layers.id(0));
+        if (found == known.end()) return fail(Errc::NotFound, fmt::format("no layer {}", layers.id(0).value));
+        LayerInfo layer = found->second;
         layer.blob = layers.digest(1); // the one that this manifest names: a layer can come in several compressions
         layer.blob_bytes = layers.count(2);
         image.bytes += layer.bytes;

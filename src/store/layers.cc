@@ -49,10 +49,14 @@ Result<std::vector<LayerInfo>> Store::list_layers() {
     return layers;
 }
 
-Result<LayerInfo> Store::load_layer(LayerId id) {
-    auto row = TRY(records_->prepare(std::string(select_layer) + " AND l.id = ?"));
-    if (!TRY(row.bind(id).step())) return fail(Errc::NotFound, fmt::format("no layer {}", id.value));
-    return read_layer(row);
+Result<std::unordered_map<LayerId, LayerInfo>> Store::layers_of(const Digest &image) {
+    auto rows = TRY(
+        records_->prepare(std::string(select_layer) + " AND l.id IN (SELECT layer FROM image_layers WHERE image = ?)"));
+    rows.bind(image);
+    std::unordered_map<LayerId, LayerInfo> layers;
+    while (TRY(rows.step()))
+        layers.emplace(rows.id(0), read_layer(rows));
+    return layers;
 }
 
 Result<LayerInfo> Store::find_layer(std::string_view reference) {

@@ -243,8 +243,8 @@ private:
     Status publish_blob(const std::string &tmp_name, const Digest &digest);
     Status write_document(const Digest &digest, std::string_view bytes);
     // layers.cc
-    Result<LayerInfo> load_layer(LayerId id);
-    Result<std::vector<LayerId>> chain_of(std::optional<LayerId> top); ///< top first
+    Result<std::unordered_map<LayerId, LayerInfo>> layers_of(const Digest &image); ///< one query: it counts containers
+    Result<std::vector<LayerId>> chain_of(std::optional<LayerId> top);             ///< top first
     Result<std::optional<LayerId>> layer_by_chain(const Digest &chain);
     Status begin_layer(LayerId &id, std::optional<LayerId> parent); ///< the intent: a "staging" row
     void abandon_layer(LayerId id) noexcept;                        ///< undo of begin_layer, whatever was done since
