@@ -10,10 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <chrono>
 #include <cstring>
-#include <latch>
-#include <thread>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -417,77 +414,6 @@ Result<bool> has_d_type(int dir) {
     }
     TRY(sys::remove_tree(dir, "d_type"));
     return typed;
-}
-
-namespace {
-
-constexpr size_t writers = 4, written_bytes = 256U << 10U;
-
-std::string written_file(size_t number) {
-    return fmt::format("w{}", number);
-}
-
-Status write_first(int dir, size_t number, double &microseconds) {
-    const auto begin = std::chrono::steady_clock::now();
-    {
-        const UniqueFd file = TRY(sys::open_at(dir, written_file(number).c_str(), O_WRONLY));
-        constexpr std::array byte{std::byte{1}};
-        TRY(sys::pwrite_all(file.get(), byte, 0));
-    }
-    microseconds = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
-    return {};
-}
-
-} // namespace
-
-Status make_written_files(int dir) {
-    const std::vector<std::byte> data(written_bytes, std::byte{2});
-    for (size_t i = 0; i < 2 * writers; ++i) {
-        const UniqueFd file = TRY(sys::open_at(dir, written_file(i).c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
-        TRY(sys::write_all(file.get(), data));
-    }
-    return {};
-}
-
-namespace {
-
-/// Medians: one file after the other, then as many at once.
-Result<std::pair<double, double>> time_writes(int dir) {
-    std::array<double, 2 * writers> each{};
-    std::array<Status, writers> done;
-    for (size_t i = 0; i < writers; ++i)
-        TRY(write_first(dir, i, each[i]));
-    {
-        std::vector<std::jthread> threads;
-        threads.reserve(writers);
-        std::latch start(ptrdiff_t{writers});
-        for (size_t i = 0; i < writers; ++i)
-            threads.emplace_back([&, i] {
-                start.arrive_and_wait();
-                done[i] = write_first(dir, writers + i, each[writers + i]);
-            });
-    }
-    for (auto &status : done)
-        TRY(std::move(status));
-    std::ranges::sort(each.begin(), each.begin() + writers);
-    std::ranges::sort(each.begin() + writers, each.end());
-    return std::pair{each[writers / 2], each[writers + writers / 2]};
-}
-
-} // namespace
-
-Fact concurrent_writes(const Result<UniqueFd> &dir, std::string_view what) {
-    Fact out{"concurrent writes", "unknown", {}};
-    if (!dir) {
-        out.reason = dir.error().text();
-    } else if (const auto times = time_writes(dir->get()); !times) {
-        out.reason = times.error().text();
-    } else {
-        const auto [alone, together] = *times;
-        out.value = fmt::format("{:.1f}x", together / std::max(alone, 0.001));
-        out.reason = fmt::format("{}: {:.0f} us alone, {:.0f} us among {}", what, alone, together, writers);
-    }
-    return out;
 }
 
 bool in_user_namespace() {

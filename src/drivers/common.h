@@ -114,12 +114,6 @@ private:
 
 /// Real directory entries have a type (getdents64 of a fresh file and directory below `dir`).
 Result<bool> has_d_type(int dir);
-/// The fact "concurrent writes": what the first write into a file costs alone and among others.
-/// make_written_files puts 8 files of 256 KiB into the directory `dir`; concurrent_writes, given the directory where a
-/// container sees them, changes a byte in four of them one after the other, then in the other four at once from as many
-/// threads. Microseconds of one open, pwrite and close; an error makes it "unknown", with the reason.
-Status make_written_files(int dir);
-Fact concurrent_writes(const Result<UniqueFd> &dir, std::string_view what);
 /// In a user name space other than the first.
 bool in_user_namespace();
 /// `options` with defaults filled in; an unknown key or a value not in `choices` ("off|on") is InvalidArgument.

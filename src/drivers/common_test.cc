@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "drivers/concurrent_writes.h"
 #include "sys/fs.h"
 
 namespace shale::drivers {

@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "drivers/concurrent_writes.h"
 #include "drivers/overlay2/overlay2.h"
 #include "sys/fs.h"
 

@@ -11,6 +11,7 @@
 
 #include "base/units.h"
 #include "drivers/apply.h"
+#include "drivers/concurrent_writes.h"
 #include "sys/fs.h"
 
 namespace shale::drivers::vfs {
