@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "base/paths.h"
 #include "sys/fs.h"
 #include "sys/fs_internal.h"
 
@@ -148,9 +149,9 @@ private:
     static Result<Identity> identify_parent(int dir, std::string_view path) {
         while (path.size() > 1 && path.ends_with('/'))
             path.remove_suffix(1);
-        const size_t slash = path.rfind('/');
-        if (slash == std::string_view::npos && dir != AT_FDCWD) return identify(dir);
-        const std::string parent(slash == std::string_view::npos ? "." : path.substr(0, std::max<size_t>(slash, 1)));
+        const std::string_view above = split_path(path).first;
+        if (above.empty() && dir != AT_FDCWD) return identify(dir);
+        const std::string parent = !above.empty() ? std::string(above) : path.starts_with('/') ? "/" : ".";
         return identify(TRY(open_at(dir, parent.c_str(), O_PATH | O_DIRECTORY)).get());
     }
 
