@@ -12,6 +12,7 @@ struct MalformedToml {};
 }
 } // namespace shale::cli
 
+#pragma push_macro("NDEBUG") // for toml++ alone
 #undef NDEBUG
 #define TOML_ASSERT(condition) ((condition) ? void() : shale::cli::fail_assertion())
 #define TOML_HEADER_ONLY 1
@@ -24,6 +25,7 @@ struct MalformedToml {};
 #undef TOML_UNREACHABLE
 #define TOML_UNREACHABLE shale::cli::fail_assertion()
 #include <toml++/toml.h>
+#pragma pop_macro("NDEBUG")
 
 #include <fmt/format.h>
 
