@@ -133,10 +133,10 @@ Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const Chan
     return hand_out(changes, sink);
 }
 
-Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink) {
+Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink, bool snapshot) {
     if (lower_dir < 0) return upper_changes(upper_dir, WhiteoutForm::oci_names, -1, sink);
     TreeChanges visitor;
-    TRY(diff_trees(lower_dir, upper_dir, visitor));
+    TRY(diff_trees(lower_dir, upper_dir, visitor, snapshot));
     return hand_out(visitor.changes, sink);
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 class TreeCopy {
 public:
-    TreeCopy(int from, int to) : from_(from), to_(to), to_root_(to) {}
+    TreeCopy(int from, int to, CopyFiles files) : from_(from), to_(to), to_root_(to), files_(files) {}
 
     Result<CopyReport> run() {
         Source root;
@@ -54,9 +54,14 @@ private:
     Status copy(const UpperItem &item) {
         if (item.type == DT_SOCK) return {};
         const char *name = item.raw.c_str();
+        ++report_.entries;
+        if (files_ == CopyFiles::links && item.type != DT_DIR) {
+            auto linked = sys::make_link(from_.top(), name, to_.top(), name);
+            if (linked) return {};
+            if (linked.error().sys_errno() != EMLINK) return linked;
+        }
         Source source = TRY(open_source(from_.top(), name, item.type));
         const struct stat &st = source.st;
-        ++report_.entries;
         if (S_ISDIR(st.st_mode)) {
             TRY(sys::make_dir(to_.top(), name, S_IRWXU));
             TRY(to_.push(name));
@@ -132,6 +137,7 @@ private:
 
     DirStack from_, to_;
     int to_root_;
+    CopyFiles files_;
     std::vector<Frame> frames_;
     std::string path_;
     std::unordered_map<InodeKey, std::string, InodeHash> links_;
@@ -140,8 +146,8 @@ private:
 
 } // namespace
 
-Result<CopyReport> copy_tree(int from_dir, int to_dir) {
-    return TreeCopy(from_dir, to_dir).run();
+Result<CopyReport> copy_tree(int from_dir, int to_dir, CopyFiles files) {
+    return TreeCopy(from_dir, to_dir, files).run();
 }
 
 } // namespace shale::archive

@@ -39,7 +39,8 @@ bool same_xattrs(const Xattrs &a, const Xattrs &b) {
 
 class DiffWalk {
 public:
-    DiffWalk(int lower, int upper, DiffVisitor &visitor) : lower_(lower), upper_(upper), visitor_(visitor) {}
+    DiffWalk(int lower, int upper, DiffVisitor &visitor, bool snapshot)
+        : lower_(lower), upper_(upper), visitor_(visitor), snapshot_(snapshot) {}
 
     Status run() {
         TRY(enter({}, true));
@@ -139,7 +140,9 @@ private:
         const char *name = item.raw.c_str();
         const auto lower_st = TRY(sys::stat_at(lower_.top(), name));
         const auto upper_st = TRY(sys::stat_at(upper_.top(), name));
-        if (key_of(lower_st) == key_of(upper_st)) {
+        const bool untouched = snapshot_ && !S_ISDIR(upper_st.st_mode) && lower_st.st_ino == upper_st.st_ino &&
+                               same_time(lower_st.st_ctim, upper_st.st_ctim);
+        if (untouched || key_of(lower_st) == key_of(upper_st)) {
             if (!S_ISDIR(upper_st.st_mode) && is_odd_link(item, upper_st, lower_st)) return take(item, false);
             return {};
         }
@@ -184,6 +187,7 @@ private:
 
     DirStack lower_, upper_;
     DiffVisitor &visitor_;
+    bool snapshot_;
     std::vector<Frame> frames_;
     std::string path_; ///< of the current directory, "" or "a/b/"
     std::vector<std::byte> buffer_;
@@ -191,8 +195,8 @@ private:
 
 } // namespace
 
-Status diff_trees(int lower_dir, int upper_dir, DiffVisitor &visitor) {
-    return DiffWalk(lower_dir, upper_dir, visitor).run();
+Status diff_trees(int lower_dir, int upper_dir, DiffVisitor &visitor, bool snapshot) {
+    return DiffWalk(lower_dir, upper_dir, visitor, snapshot).run();
 }
 
 } // namespace shale::archive

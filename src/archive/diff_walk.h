@@ -21,6 +21,7 @@ public:
     virtual bool skips(const std::string &directory, const UpperItem &item) = 0;
 };
 
-Status diff_trees(int lower_dir, int upper_dir, DiffVisitor &visitor);
+/// `snapshot`: as in PackOptions.
+Status diff_trees(int lower_dir, int upper_dir, DiffVisitor &visitor, bool snapshot);
 
 } // namespace shale::archive

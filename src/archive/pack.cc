@@ -192,7 +192,7 @@ Result<PackReport> pack_tree(int root_dir, const PackOptions &options, const Sin
 Result<PackReport> pack_diff(int lower_dir, int upper_dir, const PackOptions &options, const Sink &sink) {
     Packer packer(options, sink);
     DiffPack visitor(packer, TRY(LinkGroups(lower_dir, upper_dir).run()));
-    TRY(diff_trees(lower_dir, upper_dir, visitor));
+    TRY(diff_trees(lower_dir, upper_dir, visitor, options.snapshot));
     return packer.finish();
 }
 

@@ -32,6 +32,9 @@ struct PackReport {
 
 struct PackOptions {
     IdMap uid_map, gid_map; ///< host -> container (reverse of extraction)
+    /// pack_diff: the upper tree began as a snapshot of the lower one, inode numbers and change times included, so a
+    /// file that has both as before was not touched (every change sets the change time, which no call can choose).
+    bool snapshot = false;
 };
 
 /// Native diff: the tree below `upper_dir` is in upper form already. Cost: entries of the upper only.
@@ -49,7 +52,8 @@ Result<PackReport> pack_diff(int lower_dir, int upper_dir, const PackOptions &op
 using ChangeSink = std::function<Status(const Change &)>;
 /// `lower_exists` tells whether a path exists in the parents (added or modified), from the merged lower view.
 Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const ChangeSink &sink);
-Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink);
+/// `snapshot`: as in PackOptions.
+Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink, bool snapshot = false);
 
 /// Applies an upper-form tree onto a complete tree by renames within one file system (whiteouts delete, opaque
 /// directories empty first, directories' metadata replaced). `staged_dir` is empty afterwards. For vfs, btrfs, zfs,
@@ -61,6 +65,9 @@ Status merge_upper(int staged_dir, WhiteoutForm form, int target_dir);
 struct CopyReport {
     uint64_t entries = 0, bytes = 0, reflinked_bytes = 0;
 };
-Result<CopyReport> copy_tree(int from_dir, int to_dir);
+/// links: directories are made anew, everything else gets a second name (a copy where the file system allows no more
+/// names); both trees then share what neither writes to in place.
+enum class CopyFiles : uint8_t { copies, links };
+Result<CopyReport> copy_tree(int from_dir, int to_dir, CopyFiles files = CopyFiles::copies);
 
 } // namespace shale::archive

@@ -11,6 +11,7 @@
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <functional>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -101,7 +102,7 @@ Status LayerRoot::exchange(LayerId fresh, LayerId old) const {
     return done;
 }
 
-Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel) const {
+Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy &destroy) const {
     uint64_t removed = 0;
     const auto opened = sys::open_dir(fd(), trash_name);
     if (!opened) {
@@ -110,6 +111,10 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel) const {
     }
     for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
+        if (destroy && TRY(destroy(opened->get(), entry.name.c_str()))) {
+            ++removed;
+            continue;
+        }
         uint32_t project = 0;
         if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
             project = sys::project_of(dir->get()).value_or(0);
@@ -414,6 +419,15 @@ Result<bool> has_d_type(int dir) {
     }
     TRY(sys::remove_tree(dir, "d_type"));
     return typed;
+}
+
+std::string escape_overlay(std::string_view path) {
+    std::string out;
+    for (const char c : path) {
+        if (c == ':' || c == ',' || c == '\\') out.push_back('\\');
+        out.push_back(c);
+    }
+    return out;
 }
 
 bool in_user_namespace() {

@@ -40,7 +40,9 @@ public:
     Status exchange(LayerId fresh, LayerId old) const;
     /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
     Status to_trash(const std::string &name, LayerId id) const;
-    Result<uint64_t> reap(const std::atomic<bool> *cancel) const;
+    /// `destroy` may take an entry of the trash away as a whole (true); else it is unlinked entry by entry.
+    using Destroy = std::function<Result<bool>(int trash, const char *name)>;
+    Result<uint64_t> reap(const std::atomic<bool> *cancel, const Destroy &destroy = {}) const;
     Result<Driver::TrashUsage> trash() const;
     Result<std::vector<LayerId>> list() const;
     /// Opens the directory ROOT/<id>/`part`; a missing one is NotFound with the layer's id.
@@ -94,16 +96,25 @@ Status keeping_times(int dir, const std::function<Status()> &body);
 /// something that is not a directory).
 Result<std::optional<UniqueFd>> find_below(int root, std::string_view path);
 
+/// Counts layers one by one, in O(1), and limits them.
+class LayerCounter : public QuotaControl {
+public:
+    [[nodiscard]] virtual std::string_view kind() const noexcept = 0; ///< as `shale drivers` says it
+    /// The fresh, empty layer is counted from now on.
+    virtual Status adopt(LayerId id) = 0;
+    /// nullopt: this layer is not counted.
+    virtual Result<std::optional<Usage>> usage(LayerId id) = 0;
+};
+
 /// Quota by project numbers, one a layer. nullptr where the file system does not count projects (`why` says so).
-class ProjectQuota final : public QuotaControl {
+class ProjectQuota final : public LayerCounter {
 public:
     static std::unique_ptr<ProjectQuota> open(const LayerRoot &root, std::string &why);
     Status set(LayerId id, const Quota &quota) override;
     Result<Quota> get(LayerId id) override;
-    /// Gives the fresh, empty directory of layer `id` its own number.
-    Status adopt(LayerId id);
-    /// Counters of a layer that has a number; nullopt: it has none.
-    Result<std::optional<Usage>> usage(LayerId id);
+    [[nodiscard]] std::string_view kind() const noexcept override { return "project"; }
+    Status adopt(LayerId id) override; ///< gives its directory a number of its own
+    Result<std::optional<Usage>> usage(LayerId id) override;
 
 private:
     ProjectQuota(const LayerRoot &root, uint32_t base) : root_(root), base_(base) {}
@@ -114,6 +125,8 @@ private:
 
 /// Real directory entries have a type (getdents64 of a fresh file and directory below `dir`).
 Result<bool> has_d_type(int dir);
+/// The kernel's own escaping of a path in an overlay option.
+std::string escape_overlay(std::string_view path);
 /// In a user name space other than the first.
 bool in_user_namespace();
 /// `options` with defaults filled in; an unknown key or a value not in `choices` ("off|on") is InvalidArgument.

@@ -3,9 +3,9 @@
 // the store's records, handed in with each call. Layer ids come from the store and are never used twice.
 //
 // Life of a layer in a driver:
-//   import:    stage(id) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) -> sync(id) :
-//   sealed container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) removal:   remove(id) = rename into
-//   trash, O(1) -> reap() unlinks
+//   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) ->
+//   sync(id) : sealed container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) removal:   remove(id) =
+//   rename into trash, O(1) -> reap() unlinks
 // Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
 // Thread safety: calls for different ids may run at once; the store serialises calls for one id.
 #pragma once
@@ -73,7 +73,9 @@ public:
     [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
     /// An empty staged layer; a leftover with this id is removed first.
-    virtual Result<Staging> stage(LayerId id) = 0;
+    virtual Result<Staging> stage(LayerId id, Parents parents) = 0;
+    /// True: a layer can be staged before its parents are applied, so several unpack at once.
+    [[nodiscard]] virtual bool stages_alone() const noexcept { return true; }
     /// Turns the staged tree into the layer's content over `parents` (all sealed), see docs/formats/layer-tar.md:
     /// implied directories follow the parents' symlinks, deferred hard links get their file, other implied directories
     /// take owner and mode of the parents' (drivers/apply.h); vfs: merged into a copy.
@@ -123,7 +125,6 @@ public:
     };
     virtual Result<View> open_view(LayerId id, Parents parents) = 0;
 
-    /// True when layers unpack independently of their parents' data (all of ours: by staging).
     [[nodiscard]] virtual unsigned max_depth() const noexcept = 0;
     /// What this driver can do here; does the real thing in a scratch directory below its root.
     virtual Result<ProbeReport> probe() = 0;

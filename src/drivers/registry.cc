@@ -5,7 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "drivers/btrfs/btrfs.h"
 #include "drivers/driver.h"
+#include "drivers/overlay/overlay.h"
 #include "drivers/overlay2/overlay2.h"
 #include "drivers/vfs/vfs.h"
 #include "sys/fs.h"
@@ -13,11 +15,15 @@
 namespace shale::drivers {
 namespace {
 
-const std::array<DriverInfo, 2> &table() {
-    static const std::array<DriverInfo, 2> rows{
+const auto &table() {
+    static const std::array rows{
         DriverInfo{"overlay2", 10, "one directory a layer, merged by the kernel's overlay", overlay2::option_infos(),
                    overlay2::open},
+        DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
+                   btrfs::open},
         DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
+        DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
+                   overlay::option_infos(), overlay::open},
     };
     return rows;
 }

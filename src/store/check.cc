@@ -136,7 +136,7 @@ Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
     LayerId fresh;
     TRY(begin_layer(fresh, layer.parent));
     const ScopeGuard clear([&] { abandon_layer(fresh); });
-    auto staging = TRY(driver_->stage(fresh));
+    auto staging = TRY(driver_->stage(fresh, parents));
     archive::UnpackJob job;
     job.blob_fd = blob.file->get();
     job.offset = blob.offset;

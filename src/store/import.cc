@@ -34,6 +34,7 @@ struct LayerPlan {
     std::string tmp_name; ///< of the blob's copy, when need_blob
     std::optional<Result<archive::UnpackResult>> result;
     bool done = false;
+    bool applied = false; ///< its tree is complete: a driver that does not stage alone may build on it
 };
 
 std::string short_digest(const Digest &digest) {
@@ -80,6 +81,7 @@ public:
 
 private:
     void work();
+    void wait_for_parent(size_t index);
     void pace(const std::stop_token &stop);
     Result<archive::UnpackResult> unpack(size_t index);
     void report(ProgressEvent::Kind kind, size_t index, uint64_t done);
@@ -90,7 +92,7 @@ private:
     const Progress &progress_;
     const std::atomic<bool> *outer_cancel_;
     std::vector<LayerPlan> plan_;
-    std::deque<size_t> queue_; ///< largest first: the long one must not come last
+    std::deque<size_t> queue_; ///< layers to unpack, in order
     std::mutex mutex_;
     std::condition_variable changed_;
     std::atomic<bool> stop_{false};
@@ -110,6 +112,7 @@ Status Import::make_plan(LockHold &locks, std::string *top_blob) {
             TRY(locks.add(Locks::chain_offset(chain), sys::LockMode::exclusive));
             step.existing = TRY(store_.layer_by_chain(chain));
         }
+        step.applied = step.existing.has_value();
         if (step.existing) {
             step.id = *step.existing;
         } else {
@@ -127,6 +130,8 @@ Status Import::make_plan(LockHold &locks, std::string *top_blob) {
         else
             report(ProgressEvent::Kind::layer_shared, i, 0);
     }
+    // From the base up where a layer is staged on its parent; else the largest first: the long one must not come last.
+    if (!store_.driver_->stages_alone()) return {};
     std::ranges::sort(queue_, [&](size_t a, size_t b) {
         return layers[a].size != layers[b].size ? layers[a].size > layers[b].size : a < b;
     });
@@ -169,7 +174,7 @@ Result<archive::UnpackResult> Import::unpack(size_t index) {
     }
     drivers::Staging staging;
     if (!step.existing) {
-        staging = TRY(store_.driver_->stage(step.id));
+        staging = TRY(store_.driver_->stage(step.id, parents_of(index)));
         job.dest_dir = staging.dir.get();
         job.extract = extract_options(staging.whiteouts, store_.options_.tar_limits);
     }
@@ -187,6 +192,7 @@ void Import::work() {
             queue_.pop_front();
         }
         Result<archive::UnpackResult> result = fail(Errc::Canceled, "import canceled");
+        wait_for_parent(index);
         if (!stop_) {
             report(ProgressEvent::Kind::layer_begin, index, 0);
             result = unpack(index);
@@ -200,6 +206,12 @@ void Import::work() {
         plan_[index].done = true;
         changed_.notify_all();
     }
+}
+
+void Import::wait_for_parent(size_t index) {
+    if (index == 0 || plan_[index].existing || store_.driver_->stages_alone()) return;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return plan_[index - 1].applied || stop_; });
 }
 
 /// Keeps the disk at work while layers unpack, so that the sync that counts finds little left. Its own descriptor: an
@@ -230,7 +242,11 @@ Status Import::unpack_all() {
         workers.emplace_back([this] { work(); });
 
     auto finish = [&](Status status) {
-        stop_ = true;
+        {
+            const std::lock_guard lock(mutex_); // nobody is between its look at stop_ and its wait
+            stop_ = true;
+        }
+        changed_.notify_all();
         workers.clear(); // joins
         return status;
     };
@@ -249,6 +265,9 @@ Status Import::unpack_all() {
         if (auto applied = store_.driver_->apply(plan_[i].id, parents, (*plan_[i].result)->extract); !applied)
             return finish(
                 std::unexpected(std::move(applied).error().add(fmt::format("layer {} of {}", i + 1, plan_.size()))));
+        const std::lock_guard lock(mutex_);
+        plan_[i].applied = true;
+        changed_.notify_all();
     }
     TRY(finish({}));
     const Error *first = nullptr;

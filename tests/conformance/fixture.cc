@@ -123,10 +123,14 @@ std::string Archive::bytes() {
 }
 
 void DriverTest::SetUp() {
+    if (const auto why = test::cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
     if (!private_mounts().empty()) GTEST_SKIP() << private_mounts();
     const char *where = std::getenv("SHALE_TEST_DIR");
     scratch_ = fmt::format("{}/shale-conformance-XXXXXX", where != nullptr ? where : "/var/tmp");
     ASSERT_NE(::mkdtemp(scratch_.data()), nullptr);
+    const auto home = test::mount_home_of(GetParam(), scratch_);
+    ASSERT_DONE(home);
+    has_home_ = *home;
     fs::create_directory(scratch_ + "/mnt");
     reopen({});
 }
@@ -138,6 +142,7 @@ void DriverTest::TearDown() {
         mounted_.pop_back();
     }
     driver_.reset();
+    if (has_home_) EXPECT_DONE(sys::unmount(scratch_, 2 /* MNT_DETACH */));
     if (scratch_.size() > 5) EXPECT_DONE(sys::remove_tree(AT_FDCWD, scratch_.c_str()));
 }
 
@@ -152,7 +157,7 @@ void DriverTest::reopen(const drivers::DriverOptions &options) {
 
 Status DriverTest::try_import(LayerId id, const std::vector<LayerId> &parents, const std::string &tar,
                               archive::ExtractReport *report) {
-    auto staging = TRY(driver_->stage(id));
+    auto staging = TRY(driver_->stage(id, parents));
     bool given = false;
     archive::TarReader reader(
         [&]() -> Result<std::span<const std::byte>> {
@@ -233,13 +238,6 @@ std::vector<std::string> DriverTest::changes(LayerId id, const std::vector<Layer
         return {};
     }));
     std::ranges::sort(out);
-    return out;
-}
-
-std::vector<std::string> driver_names() {
-    std::vector<std::string> out;
-    for (const auto &driver : drivers::registry())
-        out.emplace_back(driver.name);
     return out;
 }
 

@@ -15,6 +15,7 @@
 #include "archive/pack.h"
 #include "archive/tar.h"
 #include "drivers/driver.h"
+#include "support/world.h"
 
 namespace shale::conformance {
 
@@ -73,12 +74,12 @@ protected:
 
 private:
     uint64_t last_id_ = 0;
+    bool has_home_ = false; ///< scratch_ is a file system of its own
     std::vector<std::string> mounted_;
     std::vector<drivers::Driver::View> views_;
 };
 
-/// Every driver there is: no test program names them.
-std::vector<std::string> driver_names();
+using test::driver_names;
 
 /// Parents of a layer on top of `layers` (given bottom first): nearest first.
 std::vector<LayerId> over(const std::vector<LayerId> &layers);

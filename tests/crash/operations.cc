@@ -32,9 +32,11 @@ std::string container_root(store::Store &store, std::string_view name) {
 
 /// Not through the seam, so that it is no step of any matrix.
 void damage(store::Store &store) {
-    for (const auto &entry :
-         std::filesystem::recursive_directory_iterator(store.root() + "/" + std::string(store.driver().name()) + "/1"))
+    const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/1";
+    thaw(layer, true);
+    for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
         if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
+    thaw(layer, false);
 }
 
 Status import_next(store::Store &store, const World &world) {
@@ -162,7 +164,7 @@ void expect_consistent(const std::string &root, const std::string &driver, const
     EXPECT_EQ(read_all(at + "/etc/new"), "new");
     EXPECT_FALSE(std::filesystem::exists(at + "/var/lib/data"));
     EXPECT_FALSE(std::filesystem::exists(at + "/etc/old"));
-    EXPECT_EQ(std::filesystem::hard_link_count(at + "/bin/tool"), 2U);
+    EXPECT_TRUE(std::filesystem::equivalent(at + "/bin/tool", at + "/bin/alias")) << "one file with two names";
     EXPECT_TRUE(store->unmount_container("kept"));
     // A mount that the dead process left is found and undone.
     const auto gone = store->remove_container("victim", true);

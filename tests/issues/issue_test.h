@@ -15,8 +15,7 @@ namespace shale::test {
 class Issue : public testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
-        if (GetParam() == "vfs") return;
-        if (const auto why = cannot_mount(); !why.empty()) GTEST_SKIP() << why;
+        if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
     }
     std::unique_ptr<store::Store> open() { return open_store(world_ / "root", GetParam()); }
     store::ImageInfo import(store::Store &store, const std::vector<Layer> &layers, const std::string &name) {
@@ -27,12 +26,12 @@ protected:
         EXPECT_TRUE(imported) << imported.error().text();
         return imported ? imported->at(0).image : store::ImageInfo{};
     }
-    World world_;
+    World world_{GetParam()};
 };
 
 #define SHALE_ISSUE(name)                                                                                              \
     class name : public Issue {};                                                                                      \
-    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::Values("overlay2", "vfs"),                                        \
+    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::ValuesIn(driver_names()),                                         \
                              [](const auto &info) { return info.param; })
 
 } // namespace shale::test

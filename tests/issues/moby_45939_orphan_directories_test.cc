@@ -11,7 +11,7 @@ SHALE_ISSUE(Moby45939);
 TEST_P(Moby45939, OrphanIsNamedCountedAndCollected) {
     auto store = open();
     import(*store, {{{file("a"), "a"}}}, "app:1");
-    auto staged = store->driver().stage(LayerId{900});
+    auto staged = store->driver().stage(LayerId{900}, {});
     ASSERT_TRUE(staged);
     ASSERT_TRUE(sys::open_at(staged->dir.get(), "left-behind", O_CREAT | O_WRONLY, 0644));
     const auto report = store->check(store::CheckLevel::quick, {});

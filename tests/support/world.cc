@@ -4,16 +4,21 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
+#include "sys/btrfs.h"
 #include "sys/fs.h"
+#include "sys/loop.h"
 #include "sys/mount.h"
 
 namespace shale::test {
@@ -38,11 +43,17 @@ std::string plain_base() {
 
 } // namespace
 
-World::World() {
+World::World(std::string_view driver) {
     const char *base = std::getenv("SHALE_TEST_DIR");
     std::string name = (base != nullptr ? base : plain_base()) + "/shale-test-XXXXXX";
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
     path_ = name;
+    if (private_mounts()) {
+        const auto home = mount_home_of(driver, path_);
+        if (!home) throw std::runtime_error(home.error().text());
+        mounted_ = *home;
+        if (mounted_) return;
+    }
     // SHALE_TEST_DIR asks for that directory's own file system.
     mounted_ = base == nullptr && private_mounts() &&
                ::mount("shale-test", path_.c_str(), "tmpfs", 0, "size=2g,mode=0755") == 0;
@@ -61,6 +72,14 @@ World::~World() {
 void World::remove(std::string_view name) const {
     const auto here = sys::open_dir(AT_FDCWD, path_.c_str());
     ASSERT_TRUE(here) << here.error().text();
+    const std::string tree = path_ + "/" + std::string(name);
+    for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
+        if (!std::filesystem::exists(tree + layers)) continue;
+        const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
+        ASSERT_TRUE(dir) << dir.error().text();
+        for (const auto &entry : std::filesystem::directory_iterator(tree + layers))
+            (void)sys::delete_subvolume(dir->get(), entry.path().filename().c_str());
+    }
     const auto removed = sys::remove_tree(here->get(), std::string(name).c_str());
     ASSERT_TRUE(removed) << removed.error().text();
 }
@@ -68,6 +87,39 @@ void World::remove(std::string_view name) const {
 std::string cannot_mount() {
     if (geteuid() != 0) return "needs root (mounts)";
     return private_mounts() ? "" : "no mount namespace can be made here";
+}
+
+std::vector<std::string> driver_names() {
+    std::vector<std::string> out;
+    for (const auto &driver : drivers::registry())
+        out.emplace_back(driver.name);
+    return out;
+}
+
+std::string cannot_test(std::string_view driver) {
+    if (driver == "vfs") return {};
+    if (auto why = cannot_mount(); !why.empty()) return why;
+    if (driver == "btrfs" && ::access("/sbin/mkfs.btrfs", X_OK) != 0) return "needs mkfs.btrfs (btrfs-progs)";
+    return {};
+}
+
+Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
+    if (driver != "btrfs") return false;
+    const UniqueFd image(::memfd_create("shale-test-btrfs", 0)); // inherited by mkfs
+    if (!image) return fail_errno(errno, "memfd_create");
+    if (::ftruncate(image.get(), off_t{4} << 30) != 0) return fail_errno(errno, "size of a test image");
+    const std::string file = "/proc/self/fd/" + std::to_string(image.get());
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::execl("/sbin/mkfs.btrfs", "mkfs.btrfs", "-q", "-K", "-m", "single", file.c_str(), nullptr);
+        ::_exit(127);
+    }
+    int status = 0;
+    if (child < 0 || ::waitpid(child, &status, 0) != child || status != 0)
+        return fail(Errc::FailedPrecondition, "mkfs.btrfs of a test image failed");
+    const auto loop = TRY(sys::attach_loop(image.get(), false));
+    TRY(sys::mount_at({"btrfs", loop.path, {}}, path));
+    return true;
 }
 
 archive::Entry dir(std::string path, uint32_t mode) {
@@ -173,8 +225,32 @@ void copy_dir(const std::string &from, const std::string &to) {
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());
     ASSERT_TRUE(source && target);
-    const auto copied = archive::copy_tree(source->get(), target->get());
-    ASSERT_TRUE(copied) << copied.error().text();
+    if (!std::filesystem::exists(from + "/btrfs")) {
+        const auto copied = archive::copy_tree(source->get(), target->get());
+        ASSERT_TRUE(copied) << copied.error().text();
+        return;
+    }
+    for (const auto &entry : std::filesystem::directory_iterator(from))
+        if (entry.path().filename() != "btrfs")
+            std::filesystem::copy(entry.path(), to + "/" + entry.path().filename().string(),
+                                  std::filesystem::copy_options::recursive);
+    std::filesystem::create_directory(to + "/btrfs");
+    for (const auto &entry : std::filesystem::directory_iterator(from + "/btrfs")) {
+        const std::string name = "btrfs/" + entry.path().filename().string();
+        const auto layer = sys::open_dir(AT_FDCWD, entry.path().c_str());
+        ASSERT_TRUE(layer && sys::is_subvolume(layer->get()).value_or(false)) << name;
+        const auto copied = sys::snapshot(layer->get(), target->get(), name.c_str());
+        ASSERT_TRUE(copied) << copied.error().text();
+        if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/" + name, false); // EROFS
+    }
+}
+
+void thaw(const std::string &layer, bool writable) {
+    const auto opened = sys::open_dir(AT_FDCWD, layer.c_str());
+    ASSERT_TRUE(opened) << opened.error().text();
+    if (!sys::is_subvolume(opened->get()).value_or(false)) return;
+    const auto done = sys::set_read_only(opened->get(), !writable);
+    ASSERT_TRUE(done) << done.error().text();
 }
 
 } // namespace shale::test

@@ -13,12 +13,12 @@
 
 namespace shale::test {
 
-/// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, so
-/// that mounts and files vanish with the process even when it is killed. Else a plain directory (in /dev/shm when that
-/// has room), removed at the end.
+/// A private directory that leaves nothing behind. As root: its own mount namespace (once a process) and a tmpfs, or
+/// the file system that the storage driver `driver` lives on, in memory; mounts and files vanish with the process even
+/// when it is killed. Else a plain directory (in /dev/shm when that has room), removed at the end.
 class World {
 public:
-    World();
+    explicit World(std::string_view driver = {});
     ~World();
     World(const World &) = delete;
     World &operator=(const World &) = delete;
@@ -35,6 +35,13 @@ private:
 
 /// Why this process cannot mount an overlay; empty when it can.
 std::string cannot_mount();
+/// Every driver there is: no test program names them.
+std::vector<std::string> driver_names();
+/// Why a test of this driver cannot run here; empty when it can.
+std::string cannot_test(std::string_view driver);
+/// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
+/// False: it works where it is.
+Result<bool> mount_home_of(std::string_view driver, const std::string &path);
 
 /// Short forms of archive entries.
 archive::Entry dir(std::string path, uint32_t mode = 0755);
@@ -58,6 +65,9 @@ void write_docker_archive(const std::string &path, const std::vector<Layer> &lay
 std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
                                          store::Durability durability = store::Durability::full);
 std::string read_all(const std::string &path);
+/// Copies a store: subvolumes become snapshots.
 void copy_dir(const std::string &from, const std::string &to);
+/// Lets a test damage a layer that its driver made read-only (and, with false, makes it read-only again).
+void thaw(const std::string &layer, bool writable);
 
 } // namespace shale::test

@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "base/units.h"
 #include "sys/fs.h"
 
 namespace shale::drivers::overlay2 {
@@ -42,16 +41,6 @@ constexpr std::array rules{
     OptionRule{"inodes", "", ""},
 };
 
-/// The kernel's own escaping of a path in an overlay option.
-std::string escape(std::string_view path) {
-    std::string out;
-    for (const char c : path) {
-        if (c == ':' || c == ',' || c == '\\') out.push_back('\\');
-        out.push_back(c);
-    }
-    return out;
-}
-
 } // namespace
 
 std::span<const OptionInfo> option_infos() noexcept {
@@ -68,13 +57,7 @@ Result<Config> Config::from(const DriverOptions &given) {
     out.xino = text("xino");
     out.is_volatile = text("volatile") == "yes";
     out.userxattr = text("userxattr") == "yes" || (text("userxattr") == "auto" && in_user_namespace());
-    if (!text("size").empty()) out.default_quota.bytes = TRY(parse_bytes(text("size")));
-    if (!text("inodes").empty()) {
-        auto count = parse_bytes(text("inodes"));
-        if (!count)
-            return fail(Errc::InvalidArgument, "driver overlay2: option inodes is not a number: " + text("inodes"));
-        out.default_quota.inodes = *count;
-    }
+    out.default_quota = TRY(drivers::default_quota("overlay2", all));
     // fs/overlayfs/params.c, ovl_fs_params_verify: refused by the kernel, said here in words.
     if (out.userxattr && (out.redirect_dir == "on" || out.redirect_dir == "follow" || out.metacopy == "on"))
         return fail(Errc::InvalidArgument,
@@ -110,7 +93,7 @@ std::string Overlay2::diff_path(LayerId id) const {
 }
 
 std::string Overlay2::lower_option(LayerId first, Parents rest) const {
-    const std::string base = escape(root_.path());
+    const std::string base = escape_overlay(root_.path());
     std::string out = fmt::format("lowerdir={}/{}/diff", base, first.value);
     for (const LayerId id : rest)
         fmt::format_to(std::back_inserter(out), ":{}/{}/diff", base, id.value);
@@ -123,21 +106,18 @@ Status Overlay2::check_depth(LayerId id, Parents parents) const {
                 fmt::format("layer {} has {} parents, overlay takes {}", id.value, parents.size(), max_lowers));
 }
 
-Result<Staging> Overlay2::stage(LayerId id) {
+Result<Staging> Overlay2::stage(LayerId id, Parents /*parents*/) {
     TRY(remove(id));
     const std::string name = to_string(id);
     TRY(root_.make(name.c_str(), 0700));
-    if (quota_) TRY(quota_->adopt(id));
+    TRY(count(id));
     TRY(root_.make((name + "/diff").c_str(), 0755));
     return Staging{TRY(root_.open_part(id, "diff")), config_.form()};
 }
 
 Status Overlay2::create(LayerId id, Parents parents, const Quota &quota) {
     TRY(check_depth(id, parents));
-    const Quota limit{quota.bytes != 0 ? quota.bytes : config_.default_quota.bytes,
-                      quota.inodes != 0 ? quota.inodes : config_.default_quota.inodes};
-    if ((limit.bytes != 0 || limit.inodes != 0) && !quota_)
-        return fail(Errc::FailedPrecondition, fmt::format("layer {}: quota: {}", id.value, no_quota_reason_));
+    const Quota limit = TRY(limit_of(id, quota));
     struct stat like{};
     like.st_mode = 0755;
     std::string parent;
@@ -153,10 +133,7 @@ Status Overlay2::create(LayerId id, Parents parents, const Quota &quota) {
     }
     const std::string name = to_string(id);
     TRY(root_.make(name.c_str(), 0700));
-    if (quota_) {
-        TRY(quota_->adopt(id));
-        if (limit.bytes != 0 || limit.inodes != 0) TRY(quota_->set(id, limit));
-    }
+    TRY(count(id, limit));
     const std::string diff = name + "/diff";
     TRY(root_.make(diff.c_str(), like.st_mode & 07777, like.st_uid, like.st_gid));
     for (const auto &key : attributes) {
@@ -169,11 +146,6 @@ Status Overlay2::create(LayerId id, Parents parents, const Quota &quota) {
 
 Status Overlay2::seal(LayerId id, Parents /*parents*/) {
     return root_.to_trash(to_string(id) + "/work", id);
-}
-
-Status Overlay2::sync(std::span<const LayerId> ids) {
-    if (ids.empty()) return {};
-    return sys::syncfs_fd(root_.fd());
 }
 
 Result<std::vector<sys::MountSpec>> Overlay2::mounts(LayerId id, Parents parents, Access access) {
@@ -192,8 +164,8 @@ Result<std::vector<sys::MountSpec>> Overlay2::mounts(LayerId id, Parents parents
             if (!made) return std::unexpected(made.error());
         }
         spec.options.push_back(lower_option(parents.front(), parents.subspan(1)));
-        spec.options.push_back(fmt::format("upperdir={}/{}/diff", escape(root_.path()), id.value));
-        spec.options.push_back(fmt::format("workdir={}/{}/work", escape(root_.path()), id.value));
+        spec.options.push_back(fmt::format("upperdir={}/{}/diff", escape_overlay(root_.path()), id.value));
+        spec.options.push_back(fmt::format("workdir={}/{}/work", escape_overlay(root_.path()), id.value));
     } else {
         spec.options.emplace_back("ro");
         spec.options.push_back(lower_option(id, parents));
@@ -204,9 +176,7 @@ Result<std::vector<sys::MountSpec>> Overlay2::mounts(LayerId id, Parents parents
 }
 
 Result<Usage> Overlay2::usage(LayerId id, Parents /*parents*/) {
-    if (quota_) {
-        if (const auto counted = TRY(quota_->usage(id))) return *counted;
-    }
+    if (const auto known = TRY(counted(id))) return *known;
     return walk_usage(TRY(root_.open_part(id, "diff")).get());
 }
 

@@ -9,8 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "drivers/common.h"
-#include "drivers/driver.h"
+#include "drivers/directory_driver.h"
 
 namespace shale::drivers::overlay2 {
 
@@ -37,24 +36,17 @@ struct Config {
 std::span<const OptionInfo> option_infos() noexcept;
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &options);
 
-class Overlay2 final : public Driver {
+class Overlay2 final : public DirectoryDriver {
 public:
-    Overlay2(LayerRoot root, Config config) : root_(std::move(root)), config_(std::move(config)) {
-        quota_ = ProjectQuota::open(root_, no_quota_reason_);
-    }
+    Overlay2(LayerRoot root, Config config)
+        : DirectoryDriver(std::move(root), config.default_quota), config_(std::move(config)) {}
 
     [[nodiscard]] std::string_view name() const noexcept override { return "overlay2"; }
-    Result<Staging> stage(LayerId id) override;
+    Result<Staging> stage(LayerId id, Parents parents) override;
     Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) override;
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
-    Status sync(std::span<const LayerId> ids) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
-    Status exchange(LayerId fresh, LayerId old) override { return root_.exchange(fresh, old); }
-    Status remove(LayerId id) override { return root_.to_trash(to_string(id), id); }
-    Result<uint64_t> reap(const std::atomic<bool> *cancel) override { return root_.reap(cancel); }
-    Result<TrashUsage> trash() override { return root_.trash(); }
-    Result<std::vector<LayerId>> list() override { return root_.list(); }
     Result<Usage> usage(LayerId id, Parents parents) override;
     Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) override;
     Status changes(LayerId id, Parents parents, const archive::ChangeSink &sink) override;
@@ -62,7 +54,6 @@ public:
     [[nodiscard]] unsigned max_depth() const noexcept override { return max_lowers; }
     Result<ProbeReport> probe() override;
     Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
-    QuotaControl *quota() noexcept override { return quota_.get(); }
 
 private:
     [[nodiscard]] std::string diff_path(LayerId id) const;
@@ -71,10 +62,7 @@ private:
     /// First redirect or metacopy mark in the layer's tree; empty: none.
     Result<std::string> find_redirect(LayerId id, int diff) const;
 
-    LayerRoot root_;
     Config config_;
-    std::string no_quota_reason_;
-    std::unique_ptr<ProjectQuota> quota_; ///< refers to root_
 };
 
 } // namespace shale::drivers::overlay2

@@ -248,7 +248,7 @@ Result<ProbeReport> Overlay2::probe() {
     }
     yes_no("idmapped mounts", prober.idmapped());
     out.facts.push_back(prober.writes());
-    fact("project quota", quota_ ? "yes" : "no", no_quota_reason_);
+    out.facts.push_back(quota_fact());
     const std::string depth = prober.depth(max_lowers);
     fact("max depth", depth.empty() ? std::to_string(max_lowers) : "less than " + std::to_string(max_lowers),
          depth.empty() ? "mounted with as many empty layers" : depth);

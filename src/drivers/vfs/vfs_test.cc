@@ -52,7 +52,7 @@ protected:
     }
     void import(LayerId id, const std::vector<LayerId> &parents, const std::string &tar) {
         const auto done = [&]() -> Status {
-            auto staging = TRY(driver_->stage(id));
+            auto staging = TRY(driver_->stage(id, parents));
             archive::TarReader reader(source_of(tar), {});
             archive::ExtractOptions options;
             options.whiteouts = staging.whiteouts;

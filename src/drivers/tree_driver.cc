@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "drivers/tree_driver.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "drivers/apply.h"
+#include "sys/fs.h"
+
+namespace shale::drivers {
+namespace {
+
+/// The copy of the parent's tree, before the layer is merged into it.
+class CopiedParent final : public LowerTree {
+public:
+    explicit CopiedParent(int fs) : fs_(fs) {}
+
+    Result<std::optional<UniqueFd>> look(std::string_view path) override { return find_below(fs_, path); }
+
+    Status give(const std::string &path, int from, int to_dir, const char *name) override {
+        const auto [parent, last] = split_path(path);
+        const auto dir = TRY(find_below(fs_, parent));
+        if (!dir) return fail(Errc::Internal, fmt::format("\"{}\" has gone", path));
+        auto made = sys::make_link(dir->get(), std::string(last).c_str(), to_dir, name);
+        if (made || made.error().sys_errno() != EMLINK) return made;
+        return copy_entry(from, to_dir, name);
+    }
+    [[nodiscard]] bool copies() const noexcept override { return false; }
+
+private:
+    int fs_;
+};
+
+/// Of directories that were opened up, in the parent's copy (`modes`) and in the stage: those that count after the
+/// merge.
+Status settle_modes(int stage, const archive::ExtractReport &report, const Applier &applier,
+                    const LockedModes &staged_modes, LockedModes &modes) {
+    for (auto it = modes.begin(); it != modes.end();) {
+        const bool states_nothing = it->first.empty() ? !report.has_root_entry : applier.implied().contains(it->first);
+        const bool stays = states_nothing || !TRY(find_below(stage, it->first));
+        it = stays ? std::next(it) : modes.erase(it);
+    }
+    for (const auto &[path, mode] : staged_modes)
+        if (!path.empty() || report.has_root_entry) modes.insert_or_assign(applier.moved_path(path), mode);
+    return {};
+}
+
+} // namespace
+
+Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
+    TRY(remove(id));
+    TRY(make_layer(id, parents));
+    TRY(count(id));
+    TRY(root_.make((to_string(id) + "/stage").c_str(), 0755));
+    return Staging{TRY(root_.open_part(id, "stage")), archive::WhiteoutForm::oci_names};
+}
+
+Status TreeDriver::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
+    const UniqueFd stage = TRY(root_.open_part(id, "stage"));
+    const UniqueFd fs = TRY(make_tree(id, parents));
+    // Before the merge: it replaces files of the parents that the layer's links mean.
+    const LockedModes staged_modes = TRY(open_up(stage.get()));
+    LockedModes modes = TRY(open_up(fs.get()));
+    CopiedParent lower(fs.get());
+    Applier applier(stage.get(), archive::WhiteoutForm::oci_names, lower);
+    TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
+    TRY(settle_modes(stage.get(), report, applier, staged_modes, modes));
+    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
+    // The merge empties the stage's own directories; what its root says is kept for afterwards.
+    const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
+    const struct stat staged_root = TRY(sys::stat_at(stage.get(), ""));
+    TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
+                   [&] { return fmt::format("layer {}: merge", id.value); }));
+    TRY(copy_metadata(root_like.get(), fs.get()));
+    TRY(lock_again(fs.get(), modes));
+    TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
+    TRY(sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str()));
+    return make_immutable(id);
+}
+
+Status TreeDriver::create(LayerId id, Parents parents, const Quota &quota) {
+    const Quota limit = TRY(limit_of(id, quota));
+    TRY(make_layer(id, parents));
+    TRY(count(id, limit));
+    (void)TRY(make_tree(id, parents));
+    return {};
+}
+
+Status TreeDriver::seal(LayerId id, Parents /*parents*/) {
+    return make_immutable(id);
+}
+
+Result<std::vector<sys::MountSpec>> TreeDriver::mounts(LayerId id, Parents /*parents*/, Access access) {
+    return std::vector{sys::MountSpec{"bind",
+                                      fmt::format("{}/{}/fs", root_.path(), id.value),
+                                      {access == Access::read_write ? "rw" : "ro", "rbind"}}};
+}
+
+Result<Usage> TreeDriver::usage(LayerId id, Parents /*parents*/) {
+    if (const auto known = TRY(counted(id))) return *known;
+    auto fs = root_.open_part(id, "fs");
+    if (!fs && fs.error().code() == Errc::NotFound) fs = root_.open_part(id, "stage");
+    return walk_usage(TRY(std::move(fs)).get());
+}
+
+Result<Driver::DiffReport> TreeDriver::diff(LayerId id, Parents parents, const archive::Sink &sink) {
+    DiffReport out;
+    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    if (parents.empty()) {
+        out.native = true;
+        out.pack = TRY(archive::pack_tree(fs.get(), {}, sink));
+        return out;
+    }
+    out.walk_reason = fmt::format("{} keeps complete trees: both are compared", name());
+    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
+    archive::PackOptions options;
+    options.snapshot = trees_are_snapshots();
+    out.pack = TRY(archive::pack_diff(lower.get(), fs.get(), options, sink));
+    return out;
+}
+
+Status TreeDriver::changes(LayerId id, Parents parents, const archive::ChangeSink &sink) {
+    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    // A complete tree is an upper over nothing; in this form a file named ".wh.x" is just a file.
+    if (parents.empty()) return archive::upper_changes(fs.get(), archive::WhiteoutForm::overlay_trusted, -1, sink);
+    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
+    return archive::tree_changes(lower.get(), fs.get(), sink, trees_are_snapshots());
+}
+
+Result<Driver::View> TreeDriver::open_view(LayerId id, Parents /*parents*/) {
+    return View{TRY(root_.open_part(id, "fs")), nullptr};
+}
+
+Result<std::vector<std::string>> TreeDriver::check(LayerId id, Parents /*parents*/) {
+    std::vector<std::string> out;
+    const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());
+    if (!layer) {
+        out.push_back(fmt::format("layer {} has no directory below {}", id.value, root_.path()));
+        return out;
+    }
+    bool has_fs = false;
+    for (const auto &entry : TRY(sys::list_dir(layer->get()))) {
+        if (entry.name == "fs") {
+            has_fs = true;
+        } else {
+            out.push_back(
+                fmt::format("layer {}: \"{}\" is left over (an import that did not end)", id.value, entry.name));
+        }
+    }
+    if (!has_fs) out.push_back(fmt::format("layer {} has no fs directory: its content is gone", id.value));
+    return out;
+}
+
+} // namespace shale::drivers
