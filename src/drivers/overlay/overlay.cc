@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "drivers/concurrent_writes.h"
 #include "sys/fs.h"
 
 namespace shale::drivers::overlay {
