@@ -227,6 +227,11 @@ TEST_P(Lifecycle, RenameDirectoryFromLower) {
     const LayerId base = import({}, Archive().dir("a").dir("a/deep").file("a/deep/f", "x").file("a/g", "y"));
     const LayerId child = next();
     const std::string path = start(child, {base});
+    if (GetParam() == "overlay") { // deprecated: has no redirects
+        EXPECT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), -1);
+        EXPECT_EQ(errno, EXDEV);
+        return;
+    }
     ASSERT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), 0) << std::strerror(errno);
     put(path + "/b/deep/new", "z");
     commit(child, {base});
@@ -280,7 +285,7 @@ TEST_P(Lifecycle, RemoveTrashReap) {
     const std::atomic<bool> cancel = true;
     EXPECT_EQ(*driver_->reap(&cancel), 0U);
     EXPECT_EQ(driver_->trash()->layers, 1U);
-    EXPECT_GE(*driver_->reap(nullptr), 5U);
+    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume is one entry, whatever is in it
     EXPECT_EQ(driver_->trash()->layers, 0U);
 }
 

@@ -111,6 +111,7 @@ Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
     const std::string file = "/proc/self/fd/" + std::to_string(image.get());
     const pid_t child = ::fork();
     if (child == 0) {
+        (void)::dup2(::open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO); // -q is not enough
         ::execl("/sbin/mkfs.btrfs", "mkfs.btrfs", "-q", "-K", "-m", "single", file.c_str(), nullptr);
         ::_exit(127);
     }
