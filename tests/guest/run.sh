@@ -21,7 +21,7 @@ set -euo pipefail
 # shellcheck source=tests/guest/common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
 
-boot_modules=(virtio_pci 9pnet_virtio 9p overlay virtio_blk ext4)
+boot_modules=(virtio_pci 9pnet_virtio 9p overlay virtio_blk ext4 quota_v2)
 usual_modules=(loop xfs btrfs erofs dm_thin_pool dm_snapshot dm_flakey)
 zfs_modules=(zfs:zfs_arc_max=134217728)
 boot_limit=120 # seconds until the command begins; 3 to 5 are usual, a loaded machine needs more
@@ -106,10 +106,11 @@ make_scratch() {
 }
 
 qemu_arguments() { # KERNEL
-  local i all_disks=("${disks[@]}") exports=("host:/:,readonly=on,multidevs=remap" "share:$work/share:")
+  local i all_disks=("${disks[@]}") exports=("host:/:,readonly=on,multidevs=remap" "share:$work/share:") accel=tcg,thread=multi
+  [[ ! -w /dev/kvm ]] || accel=kvm
   [[ $scratch == 0 ]] || all_disks+=("$work/scratch")
   for i in "${!write[@]}"; do exports+=("write$i:${write[i]}:"); done
-  qemu=(qemu-system-x86_64 -M pc -accel kvm -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory"
+  qemu=(qemu-system-x86_64 -M pc -accel "$accel" -cpu max -smp "$cpus" -m "$memory"
     -nodefaults -no-user-config -nographic -no-reboot
     -kernel "$guest_cache/kernels/$1/vmlinux" -initrd "$initrd"
     -append "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check"
@@ -172,7 +173,10 @@ main() {
     ((outcome == 1 && attempt == 1)) || break
     say "the guest did not come up in $boot_limit s; once more"
   done
-  ((outcome == 0)) && exit "$(<"$work/share/status")"
+  if ((outcome == 0)); then
+    grep -ao 'init: .*' "$work/console" >&2 || true # what it complained of
+    exit "$(<"$work/share/status")"
+  fi
   say "the guest did not finish (limit $limit s); its console:"
   cat "$work/qemu" "$work/console" >&2 2>/dev/null || true
   exit 125
