@@ -45,6 +45,17 @@ build() {
   make -j"${JOBS:-$(nproc)}" -C module KCFLAGS=-g0 >"$log" 2>&1 || { tail -n 5 "$log" >&2; die "building OpenZFS failed; see $log"; }
 }
 
+# Moves what lies in /lib and /sbin of a tree below /usr. The tree is laid over the host's /, where those are links.
+merge_usr() { # TREE
+  local dir
+  for dir in bin sbin lib; do
+    [[ -d $1/$dir ]] || continue
+    mkdir -p "$1/usr/$dir"
+    cp -a "$1/$dir/." "$1/usr/$dir/"
+    rm -rf "${1:?}/$dir"
+  done
+}
+
 step() { # NAME ARGS...: does what is not done yet, so that an interrupted build goes on
   [[ ! -e done-$1 ]] || return 0
   local start=$SECONDS
@@ -73,6 +84,7 @@ main() {
   for module in root/usr/src/zfs-*/module/*/*.ko; do
     strip -g -o "whole/modules/${module##*/}" "$module"
   done
+  merge_usr run
   mv run whole/root
   mv whole "$result"
   cd /
@@ -81,3 +93,4 @@ main() {
 }
 
 main
+exit
