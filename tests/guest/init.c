@@ -8,7 +8,8 @@
 //   run the command with its output in /run/share/output, write its status, power off
 //
 // `setup` has lines of a WORD and its arguments:
-//   layer DIR       a tree of the host that is laid over its / (the first is uppermost)
+//   layer TAG       the 9p export TAG, laid over the host's / (the first is uppermost); an export of its own, for an
+//                   overlay takes no layer that lies within another
 //   keep DIR        a folder of the host below /tmp, /run or /dev/shm, which the guest's own would hide; read only
 //   write TAG DIR   the 9p export TAG, mounted at DIR: what is written there is the host's
 //   scratch DEVICE  an ext4 to be mounted, with project quota, at /run/scratch
@@ -93,8 +94,12 @@ static void load_module(const char *name, char *parameters) {
 
 static char lower[2 * LINE_BYTES]; // lowerdir= of the overlay
 
-static void collect_layer(const char *word, char *rest) {
-    if (strcmp(word, "layer") == 0) strcat(strcat(strcat(lower, "/host"), rest), ":");
+static void add_layer(const char *word, char *tag) {
+    if (strcmp(word, "layer") != 0) return;
+    const char *target = text("/layer-%s", tag);
+    mkdir(target, 0755);
+    mount_or_complain(tag, target, "9p", MS_RDONLY, OPTIONS_9P ",cache=loose");
+    strcat(strcat(lower, target), ":");
 }
 
 // The root to be, at /tmpfs/root; the working directory is there afterwards.
@@ -109,7 +114,7 @@ static void build_root(void) {
     mkdir("/tmpfs/upper", 0755);
     mkdir("/tmpfs/work", 0755);
     mkdir("/tmpfs/root", 0755);
-    each_line("/share/setup", collect_layer);
+    each_line("/share/setup", add_layer);
     strcat(lower, "/host");
     const char *options = text("lowerdir=%s,upperdir=/tmpfs/upper,workdir=/tmpfs/work", lower);
     if (mount("overlay", "/tmpfs/root", "overlay", 0, options) != 0) die("the overlay over the host's /");

@@ -80,7 +80,7 @@ hidden() { # DIR...
 write_share() { # KERNEL
   local i name letters=abcdefghijklmnopqrstuvwxyz
   {
-    ((!zfs)) || echo "layer $guest_cache/zfs/$1/root"
+    ((!zfs)) || echo "layer zfs"
     for name in $(hidden "$guest_dir" "$PWD" | sort -u) "${keep[@]}"; do echo "keep $name"; done
     for i in "${!write[@]}"; do echo "write write$i ${write[i]}"; done
     [[ $scratch == 0 ]] || echo "scratch vd${letters:${#disks[@]}:1}"
@@ -109,6 +109,7 @@ qemu_arguments() { # KERNEL
   local i all_disks=("${disks[@]}") exports=("host:/:,readonly=on,multidevs=remap" "share:$work/share:") accel=tcg,thread=multi
   [[ ! -w /dev/kvm ]] || accel=kvm
   [[ $scratch == 0 ]] || all_disks+=("$work/scratch")
+  ((!zfs)) || exports+=("zfs:$guest_cache/zfs/$1/root:,readonly=on")
   for i in "${!write[@]}"; do exports+=("write$i:${write[i]}:"); done
   qemu=(qemu-system-x86_64 -M pc -accel "$accel" -cpu max -smp "$cpus" -m "$memory"
     -nodefaults -no-user-config -nographic -no-reboot
@@ -171,7 +172,7 @@ main() {
     outcome=0
     boot || outcome=$?
     ((outcome == 1 && attempt == 1)) || break
-    say "the guest did not come up in $boot_limit s; once more"
+    say "the guest died, or hung for $boot_limit s, before the command began; once more"
   done
   if ((outcome == 0)); then
     grep -ao 'init: .*' "$work/console" >&2 || true # what it complained of
