@@ -15,9 +15,11 @@ die() { say "$*"; exit 1; }
 
 # The newest kernel in the cache; nothing when there is none.
 cached_kernel() {
-  local vmlinux newest
-  newest=$(for vmlinux in "$guest_cache"/kernels/*/vmlinux; do [[ -e $vmlinux ]] && dirname "$vmlinux"; done | sort -V | tail -n 1)
-  [[ -z $newest ]] || basename "$newest"
+  local dir found=()
+  for dir in "$guest_cache"/kernels/*/; do
+    [[ ! -e $dir/vmlinux ]] || found+=("$(basename "$dir")")
+  done
+  ((${#found[@]} == 0)) || printf '%s\n' "${found[@]}" | sort -V | tail -n 1
 }
 
 # Waits until no other process prepares the same thing (a name) in this cache; held until this process ends.
