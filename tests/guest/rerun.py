@@ -26,7 +26,7 @@ from test_summary import reason_of  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 LACKING = "this kernel"  # what a skip's reason begins with when another kernel would do
 GUESTS = min(2, os.cpu_count() or 1)
-PORTION = 40  # cases in a guest at most: booting costs about 4 s, a crash in the middle costs a boot
+FEW, PORTION = 5, 40  # cases in a guest, at least and at most: a boot costs 6 s, and so does a crash in the middle
 STALL_S = 600
 TOTAL_S = 1500
 BEGUN = re.compile(r"\[ RUN      \] (\S+)")
@@ -101,7 +101,7 @@ def wanted(build, results, choose):
                 cases.append(f"{case.get('classname')}.{case.get('name')}")
         cases = [case for case in cases if choose(case)]
         program = next((path for path in build.rglob(report.stem) if path.is_file() and os.access(path, os.X_OK)), None)
-        size = max(1, min(PORTION, -(-len(cases) // (3 * GUESTS))))
+        size = max(FEW, min(PORTION, -(-len(cases) // (3 * GUESTS))))
         jobs += [Gtest(program, cases[at : at + size]) for at in range(0, len(cases), size)]
     tests = set()
     for report in results.glob("integration.tsv"):
