@@ -142,7 +142,7 @@ Result<Config> read_config(const DriverOptions &given) {
         return bad("block_size", all.find("block_size")->second, "must be a multiple of 64K, at most 1G");
     out.base_bytes = TRY(bytes_of(all, "base_size"));
     out.fs = all.find("fs")->second == "ext4" ? FileSystem::ext4 : FileSystem::xfs;
-    const uint64_t least = out.fs == FileSystem::ext4 ? 8 * mib : 300 * mib;
+    const uint64_t least = out.fs == FileSystem::ext4 ? 8 * mib : 16 * mib; // mkfs.xfs itself wants 300 MiB
     if (out.base_bytes < least || out.base_bytes % (64 * kib) != 0)
         return bad("base_size", all.find("base_size")->second,
                    fmt::format("must be a multiple of 64K, and {} needs {}", name_of(out.fs), format_bytes(least)));

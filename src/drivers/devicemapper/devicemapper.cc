@@ -33,6 +33,15 @@ Status deactivate(const std::string &root) {
     return TRY(Pool::open(layers.fd(), {}))->deactivate_all();
 }
 
+Result<uint64_t> active_devices(const std::string &root) {
+    const LayerRoot layers = TRY(LayerRoot::open(root));
+    const std::string prefix = TRY(Pool::open(layers.fd(), {}))->prefix() + "-";
+    uint64_t out = 0;
+    for (const auto &name : TRY(sys::dm_names()))
+        out += name.starts_with(prefix) ? 1 : 0;
+    return out;
+}
+
 Devicemapper::Devicemapper(LayerRoot root, std::unique_ptr<Pool> pool)
     : MountedTreeDriver(std::move(root), pool->config().container), pool_(std::move(pool)) {
     counter_ = std::make_unique<SizeLimit>(*this);

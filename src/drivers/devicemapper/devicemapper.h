@@ -21,6 +21,8 @@ Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOption
 /// Deactivates every device of the store's driver directory ROOT; those in use go when their last user does. Nothing is
 /// lost: the next use activates them again.
 Status deactivate(const std::string &root);
+/// Number of those that are active.
+Result<uint64_t> active_devices(const std::string &root);
 
 class Devicemapper final : public MountedTreeDriver {
 public:

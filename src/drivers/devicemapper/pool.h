@@ -42,6 +42,7 @@ public:
     /// The pool is active, checked and of the transaction that the store's records name. Makes a new one.
     Status ready();
     [[nodiscard]] const Config &config() const noexcept { return config_; }
+    [[nodiscard]] const std::string &prefix() const noexcept { return prefix_; } ///< begins every device's name
     [[nodiscard]] std::string name() const { return prefix_ + "-pool"; }
     [[nodiscard]] std::string device_name(VolumeId volume) const;
 
