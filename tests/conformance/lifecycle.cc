@@ -385,11 +385,14 @@ TEST_P(Lifecycle, SetQuota) {
     const std::string path = mount(id, {base});
     const UniqueFd fd(::open((path + "/big").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     const std::string block(1U << 20U, 'x');
-    int error = 0;
-    for (int i = 0; i < 64 && error == 0; ++i)
-        if (::write(fd.get(), block.data(), block.size()) < static_cast<ssize_t>(block.size()) ||
-            ::fsync(fd.get()) != 0)
+    int error = 0; // a write that meets the limit is cut short first; only the next one tells why
+    for (uint64_t left = 64U << 20U; left > 0 && error == 0;) {
+        const ssize_t wrote = ::write(fd.get(), block.data(), block.size());
+        if (wrote < 0 || ::fsync(fd.get()) != 0)
             error = errno;
+        else
+            left -= std::min(left, static_cast<uint64_t>(wrote));
+    }
     EXPECT_TRUE(error == EDQUOT || error == ENOSPC) << error;
     EXPECT_TRUE(driver_->usage(id, std::vector{base})->counted);
 }
