@@ -94,6 +94,10 @@ public:
     /// How to mount the layer: one or more specs for sys::mount_at, in order. Stable until seal or remove.
     virtual Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) = 0;
 
+    /// After mounting: what is mounted at `target` is this layer, or an error says what it is. For drivers whose mounts
+    /// could be another's (a device by name).
+    virtual Status prove_mount(LayerId /*id*/, const std::string & /*target*/) { return {}; }
+
     /// The two layers' data change places, atomically; a missing `old` just receives. For repair in place.
     virtual Status exchange(LayerId fresh, LayerId old) = 0;
 

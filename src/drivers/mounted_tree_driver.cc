@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -19,7 +20,9 @@ namespace shale::drivers {
 namespace {
 
 constexpr const char *volume_mark = "volume";
-constexpr uint64_t numbers_reserved = 64; ///< at a time: a process that ends leaves the rest unused
+/// Reserved at a time, at most: one, two, four, ... so that a process that makes one layer takes one number, and a
+/// daemon writes the counter rarely.
+constexpr uint64_t most_reserved = 64;
 
 Result<VolumeId> read_volume(int dir, const std::string &layer) {
     const std::string text = TRY(sys::read_link(dir, (layer + "/" + volume_mark).c_str()));
@@ -45,7 +48,15 @@ Result<std::string> random_name() {
 
 Result<VolumeId> MountedTreeDriver::next_volume() {
     const std::lock_guard guard(mutex_);
-    if (next_ < end_) return VolumeId{next_++};
+    if (next_ == end_) {
+        next_ = TRY(reserve_volumes(reserve_));
+        end_ = next_ + reserve_;
+        reserve_ = std::min(reserve_ * 2, most_reserved);
+    }
+    return VolumeId{next_++};
+}
+
+Result<uint64_t> MountedTreeDriver::reserve_volumes(uint64_t count) {
     constexpr const char *name = "volumes";
     const UniqueFd lock = TRY(sys::open_at(root_.fd(), "volumes.lock", O_RDWR | O_CREAT, 0600));
     TRY(sys::lock_range(lock.get(), 0, 1, sys::LockMode::exclusive));
@@ -57,10 +68,8 @@ Result<VolumeId> MountedTreeDriver::next_volume() {
             return fail(Errc::DataLoss,
                         fmt::format("{}/{} holds no number of a volume: \"{}\"", root_.path(), name, text));
     }
-    TRY(sys::write_file_durably(root_.fd(), name, std::to_string(first + numbers_reserved)));
-    next_ = first;
-    end_ = first + numbers_reserved;
-    return VolumeId{next_++};
+    TRY(sys::write_file_durably(root_.fd(), name, std::to_string(first + count)));
+    return first;
 }
 
 Result<VolumeId> MountedTreeDriver::volume_of(LayerId id) const {
@@ -83,8 +92,25 @@ Status MountedTreeDriver::make_immutable(LayerId id) {
     return freeze_volume(TRY(volume_of(id)));
 }
 
+Status MountedTreeDriver::create(LayerId id, Parents parents, const Quota &quota) {
+    const Quota limit = TRY(limit_of(id, quota));
+    TRY(make_layer(id, parents)); // begins with the parent's tree; nothing needs to be mounted for that
+    return count(id, limit);
+}
+
+Status MountedTreeDriver::prove_mount(LayerId id, const std::string &target) {
+    return prove(TRY(volume_of(id)), TRY(sys::open_dir(AT_FDCWD, target.c_str())).get());
+}
+
 Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) {
-    const UniqueFd root = TRY(sys::mount_detached(TRY(volume_spec(volume, access))));
+    sys::MountSpec spec = TRY(volume_spec(volume, access));
+    auto mounted = sys::mount_detached(spec);
+    if (!mounted && access == Access::read_only && mounted.error().sys_errno() == EBUSY) {
+        // A running container's: its file system is mounted for writing, this mount of it then is not.
+        std::ranges::replace(spec.options, "ro", "ro=vfs");
+        mounted = sys::mount_detached(spec);
+    }
+    const UniqueFd root = TRY(std::move(mounted));
     TRY(prove(volume, root.get()));
     return sys::open_dir(root.get(), ".");
 }

@@ -29,6 +29,8 @@ struct VolumeId {
 class MountedTreeDriver : public TreeDriver {
 public:
     [[nodiscard]] bool stages_alone() const noexcept override { return false; }
+    Status create(LayerId id, Parents parents, const Quota &quota) override;
+    Status prove_mount(LayerId id, const std::string &target) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Status sync(std::span<const LayerId> ids) override;
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override;
@@ -40,6 +42,8 @@ protected:
     virtual Status make_volume(VolumeId volume, std::optional<VolumeId> parent) = 0;
     /// How to mount the volume, ready to be mounted (an inactive device is activated). NotFound: there is none.
     virtual Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) = 0;
+    /// First of `count` numbers that were never given out, and are not from now on. Default: counted in ROOT/volumes.
+    virtual Result<uint64_t> reserve_volumes(uint64_t count);
     /// Proves that the mount whose root is `root` is the volume, or says what it is instead.
     virtual Status prove(VolumeId volume, int root) = 0;
     /// Will not change any more, and is mounted nowhere.
@@ -69,6 +73,7 @@ private:
 
     std::mutex mutex_;
     uint64_t next_ = 0, end_ = 0; ///< numbers reserved by this process: [next_, end_)
+    uint64_t reserve_ = 1;        ///< how many to reserve next
 };
 
 } // namespace shale::drivers

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "drivers/btrfs/btrfs.h"
+#include "drivers/devicemapper/devicemapper.h"
 #include "drivers/driver.h"
 #include "drivers/overlay/overlay.h"
 #include "drivers/overlay2/overlay2.h"
@@ -21,6 +22,8 @@ const auto &table() {
                    overlay2::open},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
+        DriverInfo{"devicemapper", 80, "one thin volume a layer, a snapshot of its parent, with ext4 or XFS in it",
+                   devicemapper::option_infos(), devicemapper::open},
         DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
         DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
                    overlay::option_infos(), overlay::open},

@@ -236,6 +236,10 @@ Result<std::string> Store::mount_container(std::string_view reference, const std
                 (void)sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
             return std::unexpected(std::move(done).error().add("mount container " + info.name));
         }
+    if (auto proved = driver_->prove_mount(info.id, at); !proved) {
+        (void)sys::unmount(at, MNT_DETACH);
+        return std::unexpected(std::move(proved).error().add("mount container " + info.name));
+    }
     return at;
 }
 

@@ -54,4 +54,21 @@ Result<LoopDevice> attach_loop(int file, bool read_only) {
     return fail(Errc::Unavailable, "loop devices are taken by others faster than one can be attached (64 attempts)");
 }
 
+Result<LoopFile> loop_file(const std::string &path) {
+    const UniqueFd device = TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY));
+    loop_info64 info{};
+    if (invoke(Op::stat, device.get(), "LOOP_GET_STATUS64",
+               [&] { return ::ioctl(device.get(), LOOP_GET_STATUS64, &info); }) != 0)
+        return detail::failed("ask for the file of", AT_FDCWD, path.c_str());
+    return LoopFile{info.lo_device, info.lo_inode};
+}
+
+Status grow_loop(const std::string &path) {
+    const UniqueFd device = TRY(open_at(AT_FDCWD, path.c_str(), O_RDWR));
+    if (invoke(Op::ioctl, device.get(), "LOOP_SET_CAPACITY",
+               [&] { return ::ioctl(device.get(), LOOP_SET_CAPACITY, 0); }) != 0)
+        return detail::failed("take over the new size of", AT_FDCWD, path.c_str());
+    return {};
+}
+
 } // namespace shale::sys

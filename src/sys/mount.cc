@@ -46,6 +46,7 @@ struct Flag {
 constexpr std::array flag_table{
     Flag{"defaults", 0, 0, 0, 0},
     Flag{"ro", MS_RDONLY, 0, MOUNT_ATTR_RDONLY, 0},
+    Flag{"ro=vfs", 0, MS_RDONLY, MOUNT_ATTR_RDONLY, 0}, // this mount only: the file system's super block is writable
     Flag{"rw", 0, MS_RDONLY, 0, MOUNT_ATTR_RDONLY},
     Flag{"nosuid", MS_NOSUID, 0, MOUNT_ATTR_NOSUID, 0},
     Flag{"suid", 0, MS_NOSUID, 0, MOUNT_ATTR_NOSUID},

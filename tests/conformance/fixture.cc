@@ -128,7 +128,7 @@ void DriverTest::SetUp() {
     const char *where = std::getenv("SHALE_TEST_DIR");
     scratch_ = fmt::format("{}/shale-conformance-XXXXXX", where != nullptr ? where : "/var/tmp");
     ASSERT_NE(::mkdtemp(scratch_.data()), nullptr);
-    const auto home = test::mount_home_of(GetParam(), scratch_);
+    const auto home = test::mount_home_of(test::driver_of(GetParam()), scratch_);
     ASSERT_DONE(home);
     has_home_ = *home;
     fs::create_directory(scratch_ + "/mnt");
@@ -142,15 +142,19 @@ void DriverTest::TearDown() {
         mounted_.pop_back();
     }
     driver_.reset();
+    if (!scratch_.empty()) test::put_to_rest(driver_root());
     if (has_home_) EXPECT_DONE(sys::unmount(scratch_, 2 /* MNT_DETACH */));
     if (scratch_.size() > 5) EXPECT_DONE(sys::remove_tree(AT_FDCWD, scratch_.c_str()));
 }
 
 void DriverTest::reopen(const drivers::DriverOptions &options) {
-    const auto info = drivers::find_driver(GetParam());
+    const auto info = drivers::find_driver(test::driver_of(GetParam()));
     ASSERT_DONE(info);
     driver_.reset();
-    auto opened = (*info)->open(scratch_ + "/" + GetParam(), options);
+    auto all = test::options_of(GetParam(), driver_root());
+    for (const auto &[key, value] : options)
+        all[key] = value;
+    auto opened = (*info)->open(driver_root(), all);
     ASSERT_DONE(opened);
     driver_ = std::move(*opened);
 }

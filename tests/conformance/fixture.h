@@ -71,6 +71,8 @@ protected:
 
     /// Names that a file has in `layers` parents' trees: the legacy overlay's layers are hard links of each other.
     [[nodiscard]] static nlink_t links_of_parents(nlink_t layers) { return GetParam() == "overlay" ? layers : 0; }
+    /// Of the driver under test: what is open()'s root.
+    [[nodiscard]] std::string driver_root() const { return scratch_ + "/" + test::driver_of(GetParam()); }
 
     std::string scratch_;
     std::unique_ptr<drivers::Driver> driver_;

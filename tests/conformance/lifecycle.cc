@@ -315,7 +315,7 @@ TEST_P(Lifecycle, CrashLeftovers) {
     EXPECT_THAT(names_in(view(id, {})), ElementsAre("f"));
     // A create that ended after its first step.
     const LayerId half = next();
-    ASSERT_EQ(::mkdir(fmt::format("{}/{}/{}", scratch_, GetParam(), half.value).c_str(), 0700), 0);
+    ASSERT_EQ(::mkdir(fmt::format("{}/{}", driver_root(), half.value).c_str(), 0700), 0);
     EXPECT_THAT(*driver_->check(half, {}), testing::Not(IsEmpty()));
     ASSERT_DONE(driver_->remove(half));
     ASSERT_DONE(driver_->create(half, {}, {}));
@@ -335,9 +335,9 @@ TEST_P(Lifecycle, Usage) {
 }
 
 TEST_P(Lifecycle, RefusesUnknownOptions) {
-    const auto info = drivers::find_driver(GetParam());
+    const auto info = drivers::find_driver(test::driver_of(GetParam()));
     ASSERT_DONE(info);
-    const auto opened = (*info)->open(scratch_ + "/" + GetParam(), {{"colour", "blue"}});
+    const auto opened = (*info)->open(driver_root(), {{"colour", "blue"}});
     ASSERT_FALSE(opened);
     EXPECT_EQ(opened.error().code(), Errc::InvalidArgument);
     EXPECT_THAT(opened.error().text(), HasSubstr("size"));
@@ -357,7 +357,7 @@ TEST_P(Lifecycle, Probe) {
     const auto writes = std::ranges::find(report->facts, "concurrent writes", &drivers::Fact::name);
     ASSERT_NE(writes, report->facts.end());
     EXPECT_THAT(writes->value, EndsWith("x")) << writes->reason;
-    EXPECT_THAT(names_in(scratch_ + "/" + GetParam()), IsEmpty()) << "a probe leaves nothing behind";
+    EXPECT_THAT(names_in(driver_root()), IsEmpty()) << "a probe leaves nothing behind";
 }
 
 TEST_P(Lifecycle, ChooseDriver) {
@@ -388,7 +388,7 @@ private:
 };
 
 TEST_P(Lifecycle, SetQuota) {
-    const auto info = drivers::find_driver(GetParam());
+    const auto info = drivers::find_driver(test::driver_of(GetParam()));
     ASSERT_DONE(info);
     if (std::ranges::find((*info)->options, "quota", &drivers::OptionInfo::key) != (*info)->options.end())
         reopen({{"quota", "full"}});
@@ -410,7 +410,7 @@ TEST_P(Lifecycle, SetQuota) {
     int error = 0; // a write that meets the limit is cut short first; only the next one tells why
     for (uint64_t left = 64U << 20U; left > 0 && error == 0;) {
         const ssize_t wrote = ::write(fd.get(), block.data(), block.size());
-        if (wrote < 0)
+        if (wrote < 0 || ::fsync(fd.get()) != 0)
             error = errno;
         else
             left -= std::min(left, static_cast<uint64_t>(wrote));

@@ -29,14 +29,12 @@ private:
 /// True: killed at that step; false: the operation ended before it.
 bool run_killed(const Operation &operation, const World &world, const std::string &root, const std::string &driver,
                 unsigned step) {
+    (void)options_of(driver, root + "/" + driver_of(driver)); // a device that it needs outlives the child
     const pid_t child = fork();
     if (child == 0) {
         KillAt hook(step);
         sys::set_hook(&hook);
-        store::StoreOptions options;
-        options.root = root;
-        options.driver = driver;
-        auto store = store::Store::open(options);
+        auto store = store::Store::open(store_options(root, driver));
         const bool good = store && operation.run(**store, world);
         sys::set_hook(nullptr);
         _exit(good ? 0 : 1);

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "sys/seam.h"
+
 namespace shale::test {
 namespace {
 
@@ -32,11 +34,13 @@ std::string container_root(store::Store &store, std::string_view name) {
 
 /// Not through the seam, so that it is no step of any matrix.
 void damage(store::Store &store) {
-    const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/1";
-    thaw(layer, true);
-    for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
-        if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
-    thaw(layer, false);
+    sys::Hook *const hook = sys::detail::hook.load();
+    sys::set_hook(nullptr);
+    in_layer(store, LayerId{1}, [](const std::string &layer) {
+        for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
+            if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
+    });
+    sys::set_hook(hook);
 }
 
 Status import_next(store::Store &store, const World &world) {

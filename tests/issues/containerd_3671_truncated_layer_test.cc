@@ -12,9 +12,13 @@ SHALE_ISSUE(Containerd3671);
 TEST_P(Containerd3671, TruncatedFileIsFoundAndMended) {
     auto store = open();
     const auto image = import(*store, {{{dir("usr/"), ""}, {file("usr/lib.so"), std::string(9000, 'x')}}}, "app:1");
-    const std::string path = world_ / ("root/" + GetParam() + "/" + to_string(image.layers[0].id) + "/" +
-                                       (GetParam() == "vfs" ? "fs" : "diff") + "/usr/lib.so");
-    std::filesystem::resize_file(path, 0);
+    const auto for_the_file = [&](const std::function<void(const std::string &)> &body) {
+        in_layer(*store, image.layers[0].id, [&](const std::string &layer) {
+            for (const auto *tree : {"/usr/lib.so", "/fs/usr/lib.so", "/diff/usr/lib.so"})
+                if (std::filesystem::exists(layer + tree)) body(layer + tree);
+        });
+    };
+    for_the_file([](const std::string &path) { std::filesystem::resize_file(path, 0); });
     auto report = store->check(store::CheckLevel::full, {});
     ASSERT_TRUE(report) << report.error().text();
     ASSERT_FALSE(report->problems.empty());
@@ -22,7 +26,7 @@ TEST_P(Containerd3671, TruncatedFileIsFoundAndMended) {
     report = store->check(store::CheckLevel::full, {}, true);
     ASSERT_TRUE(report);
     EXPECT_TRUE(report->problems.at(0).repaired);
-    EXPECT_EQ(read_all(path), std::string(9000, 'x'));
+    for_the_file([](const std::string &path) { EXPECT_EQ(read_all(path), std::string(9000, 'x')); });
     EXPECT_TRUE(store->check(store::CheckLevel::data, {})->problems.empty());
     EXPECT_EQ(store->find_image("app:1")->layers[0].id, image.layers[0].id);
 }

@@ -17,7 +17,7 @@ TEST_P(Cve202141091, OthersCannotEnterLayers) {
     EXPECT_EQ(mode("root") & 0066U, 0U);
     EXPECT_EQ(mode("root/blobs") & 0077U, 0U);
     EXPECT_EQ(mode("root/shale.db") & 0077U, 0U);
-    EXPECT_EQ(mode("root/" + GetParam() + "/" + to_string(image.layers[0].id)) & 0077U, 0U);
+    EXPECT_EQ(mode("root/" + driver_of(GetParam()) + "/" + to_string(image.layers[0].id)) & 0077U, 0U);
 }
 
 } // namespace

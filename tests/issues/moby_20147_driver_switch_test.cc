@@ -18,7 +18,7 @@ TEST_P(Moby20147, OtherDriverIsRefused) {
     const auto other = store::Store::open(options);
     ASSERT_FALSE(other);
     EXPECT_EQ(other.error().code(), Errc::FailedPrecondition);
-    EXPECT_NE(other.error().text().find(GetParam()), std::string::npos) << other.error().text();
+    EXPECT_NE(other.error().text().find(driver_of(GetParam())), std::string::npos) << other.error().text();
     EXPECT_TRUE(open()->find_image("app:1"));
 }
 

@@ -10,16 +10,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
+#include <thread>
 
+#include "drivers/devicemapper/devicemapper.h"
 #include "sys/btrfs.h"
+#include "sys/dm.h"
 #include "sys/fs.h"
 #include "sys/loop.h"
 #include "sys/mount.h"
+#include "sys/seam.h"
 
 namespace shale::test {
 namespace {
@@ -43,7 +49,8 @@ std::string plain_base() {
 
 } // namespace
 
-World::World(std::string_view driver) {
+World::World(std::string_view tested) {
+    const std::string driver = driver_of(tested);
     const char *base = std::getenv("SHALE_TEST_DIR");
     std::string name = (base != nullptr ? base : plain_base()) + "/shale-test-XXXXXX";
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
@@ -60,6 +67,9 @@ World::World(std::string_view driver) {
 }
 
 World::~World() {
+    if (std::error_code error; !mounted_ || std::filesystem::exists(path_, error))
+        for (const auto &entry : std::filesystem::directory_iterator(path_, error))
+            put_to_rest(entry.path().string() + "/devicemapper");
     if (const auto table = sys::mount_table())
         for (auto it = table->rbegin(); it != table->rend(); ++it)
             if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
@@ -73,6 +83,7 @@ void World::remove(std::string_view name) const {
     const auto here = sys::open_dir(AT_FDCWD, path_.c_str());
     ASSERT_TRUE(here) << here.error().text();
     const std::string tree = path_ + "/" + std::string(name);
+    put_to_rest(tree + "/devicemapper");
     for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
         if (!std::filesystem::exists(tree + layers)) continue;
         const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
@@ -91,15 +102,90 @@ std::string cannot_mount() {
 
 std::vector<std::string> driver_names() {
     std::vector<std::string> out;
-    for (const auto &driver : drivers::registry())
+    for (const auto &driver : drivers::registry()) {
         out.emplace_back(driver.name);
+        if (driver.name == "devicemapper")
+            for (const auto *more : {"_xfs", "_direct", "_direct_xfs"})
+                out.push_back(std::string(driver.name) + more);
+    }
     return out;
 }
 
-std::string cannot_test(std::string_view driver) {
+std::string driver_of(std::string_view tested) {
+    return std::string(tested.substr(0, tested.find('_')));
+}
+
+namespace {
+
+/// Devices that tests gave away, by the driver's directory.
+std::map<std::string, sys::LoopDevice> &disks() {
+    static std::map<std::string, sys::LoopDevice> all;
+    return all;
+}
+
+/// ROOT.disk as a block device, made when missing.
+std::string disk_of(const std::string &root) {
+    auto &disk = disks()[root];
+    if (disk.fd) return disk.path;
+    std::filesystem::create_directories(std::filesystem::path(root).parent_path());
+    const UniqueFd file(::open((root + ".disk").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!file || ::ftruncate(file.get(), std::max(off_t{3} << 28U, ::lseek(file.get(), 0, SEEK_END))) != 0)
+        throw std::runtime_error("disk " + root);
+    auto attached = sys::attach_loop(file.get(), false);
+    if (!attached) throw std::runtime_error(attached.error().text());
+    disk = std::move(*attached);
+    return disk.path;
+}
+
+} // namespace
+
+drivers::DriverOptions options_of(std::string_view tested, const std::string &root) {
+    drivers::DriverOptions out;
+    if (driver_of(tested) != "devicemapper") return out;
+    out = {{"data_size", "768M"}, {"metadata_size", "8M"}, {"base_size", "48M"}};
+    if (tested.ends_with("_xfs")) {
+        out["fs"] = "xfs";
+        // xfsprogs' own tests make file systems of less than 300 MiB so.
+        for (const auto *name : {"TEST_DIR", "TEST_DEV", "QA_CHECK_FS"})
+            ::setenv(name, "1", 1);
+    }
+    if (tested.find("_direct") != std::string_view::npos) {
+        out["pool"] = "device";
+        out["device"] = disk_of(root);
+    }
+    return out;
+}
+
+void put_to_rest(const std::string &root) {
+    if (!std::filesystem::exists(root + "/pool")) return;
+    // Not through the seam: this is no step of any matrix.
+    sys::Hook *const hook = sys::detail::hook.load();
+    sys::set_hook(nullptr);
+    // What was mounted last may be on its way out still.
+    for (int tries = 0; tries < 100; ++tries) {
+        const auto done = drivers::devicemapper::deactivate(root);
+        EXPECT_TRUE(done) << done.error().text();
+        const auto left = drivers::devicemapper::active_devices(root);
+        EXPECT_TRUE(left) << left.error().text();
+        if (!left || *left == 0) break;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        EXPECT_NE(tries, 99) << *left << " devices of " << root << " stay in use";
+    }
+    disks().erase(root);
+    sys::set_hook(hook);
+}
+
+std::string cannot_test(std::string_view tested) {
+    const std::string driver = driver_of(tested);
     if (driver == "vfs") return {};
     if (auto why = cannot_mount(); !why.empty()) return why;
     if (driver == "btrfs" && ::access("/sbin/mkfs.btrfs", X_OK) != 0) return "needs mkfs.btrfs (btrfs-progs)";
+    if (driver == "devicemapper") {
+        if (const auto there = sys::dm_version(); !there) return there.error().message();
+        if (const auto there = sys::dm_target_version("thin-pool"); !there) return there.error().message();
+        if (::access("/usr/sbin/thin_check", X_OK) != 0) return "needs thin_check (thin-provisioning-tools)";
+        if (tested.ends_with("_xfs") && ::access("/sbin/mkfs.xfs", X_OK) != 0) return "needs mkfs.xfs (xfsprogs)";
+    }
     return {};
 }
 
@@ -200,13 +286,18 @@ void write_docker_archive(const std::string &path, const std::vector<Layer> &lay
     std::ofstream(path, std::ios::binary) << tar_of(outer);
 }
 
-std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
-                                         store::Durability durability) {
+store::StoreOptions store_options(const std::string &root, const std::string &driver, store::Durability durability) {
     store::StoreOptions options;
     options.root = root;
-    options.driver = driver;
+    options.driver = driver_of(driver);
+    options.driver_options = options_of(driver, root + "/" + options.driver);
     options.durability = durability;
-    auto opened = store::Store::open(options);
+    return options;
+}
+
+std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
+                                         store::Durability durability) {
+    auto opened = store::Store::open(store_options(root, driver, durability));
     if (!opened) {
         ADD_FAILURE() << opened.error().text();
         throw std::runtime_error(opened.error().text());
@@ -223,6 +314,7 @@ std::string read_all(const std::string &path) {
 
 void copy_dir(const std::string &from, const std::string &to) {
     std::filesystem::create_directories(to);
+    put_to_rest(from + "/devicemapper");
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());
     ASSERT_TRUE(source && target);
@@ -246,6 +338,21 @@ void copy_dir(const std::string &from, const std::string &to) {
         ASSERT_TRUE(copied) << copied.error().text();
         if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/btrfs/" + name, false); // EROFS
     }
+}
+
+void in_layer(store::Store &store, LayerId id, const std::function<void(const std::string &)> &body) {
+    const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/" + to_string(id);
+    const auto specs = store.driver().mounts(id, {}, drivers::Driver::Access::read_write);
+    ASSERT_TRUE(specs) << specs.error().text();
+    if (specs->front().type == "bind" || specs->front().type == "overlay") {
+        thaw(layer, true);
+        body(layer);
+        thaw(layer, false);
+        return;
+    }
+    const auto mounted = sys::mount_detached(specs->front());
+    ASSERT_TRUE(mounted) << mounted.error().text();
+    body(sys::fd_path(mounted->get()) + "/");
 }
 
 void thaw(const std::string &layer, bool writable) {

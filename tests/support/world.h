@@ -2,6 +2,7 @@
 // What tests that span rooms share: a private place to work in, and small images made on the spot.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,8 +36,15 @@ private:
 
 /// Why this process cannot mount an overlay; empty when it can.
 std::string cannot_mount();
-/// Every driver there is: no test program names them.
+/// Every driver there is, some in several configurations ("devicemapper-direct-xfs"): no test program names them.
 std::vector<std::string> driver_names();
+/// The driver that such a name means.
+std::string driver_of(std::string_view tested);
+/// What it is opened with when `root` is the driver's directory.
+drivers::DriverOptions options_of(std::string_view tested, const std::string &root);
+/// What the driver whose directory is `root` keeps active beyond its files (devices) is put to rest: before the tree is
+/// copied or removed.
+void put_to_rest(const std::string &root);
 /// Why a test of this driver cannot run here; empty when it can.
 std::string cannot_test(std::string_view driver);
 /// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
@@ -61,12 +69,17 @@ std::string tar_of(const Layer &layer);
 /// Writes a docker-save archive with these layers.
 void write_docker_archive(const std::string &path, const std::vector<Layer> &layers, std::string_view name);
 
+/// How tests open a store with a driver of driver_names().
+store::StoreOptions store_options(const std::string &root, const std::string &driver,
+                                  store::Durability durability = store::Durability::full);
 /// Opens a store or fails the test with its text.
 std::unique_ptr<store::Store> open_store(const std::string &root, const std::string &driver,
                                          store::Durability durability = store::Durability::full);
 std::string read_all(const std::string &path);
 /// Copies a store: subvolumes become snapshots.
 void copy_dir(const std::string &from, const std::string &to);
+/// Calls `body` with the path of a sealed layer's tree (or of the directory that holds it), writable for that long.
+void in_layer(store::Store &store, LayerId id, const std::function<void(const std::string &)> &body);
 /// Lets a test damage a layer that its driver made read-only (and, with false, makes it read-only again).
 void thaw(const std::string &layer, bool writable);
 

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thin pool and its volumes. Layout of ROOT/pool is in FORMAT.md; the states:
+//   no record      nothing was ever made
+//   "begun"        being made: whatever is there is made anew
+//   "ready"        volume 0, the base (an empty file system), is complete
+// Invariants: volume numbers come from ROOT/volumes, whose last change the pool's transaction id repeats; a number that
+// is in the pool and in no layer is a crash's and goes with the trash entry that names it.
+// Locks (of ROOT/pool/lock): byte 0 the pool (making, activating, growing it, the transaction id); byte 1+N volume N
+// (activating, deactivating, deleting it). The first before the second.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "drivers/devicemapper/backing.h"
+#include "drivers/devicemapper/config.h"
+#include "drivers/mounted_tree_driver.h"
+#include "sys/dm_status.h"
+#include "sys/mount.h"
+
+namespace shale::drivers::devicemapper {
+
+inline constexpr VolumeId base_volume{0};
+inline constexpr uint64_t volume_limit = uint64_t{1} << 24U; ///< drivers/md/dm-thin.c: ids of 24 bits
+
+/// Ok: the pool takes new volumes and writes. Else the state is named with what to do about it.
+Status usable(const sys::ThinPoolStatus &status, const std::string &pool);
+/// Ok: there is room for one more volume below both marks. Else ResourceExhausted with the figures.
+Status has_room(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool);
+
+class Pool {
+public:
+    /// Touches nothing yet: the pool is made or activated at its first use. `root`: the driver's directory.
+    static Result<std::unique_ptr<Pool>> open(int root, Config config);
+
+    /// The pool is active, checked and of the transaction that the store's records name. Makes a new one.
+    Status ready();
+    [[nodiscard]] const Config &config() const noexcept { return config_; }
+    [[nodiscard]] const std::string &prefix() const noexcept { return prefix_; } ///< begins every device's name
+    [[nodiscard]] std::string name() const { return prefix_ + "-pool"; }
+    [[nodiscard]] std::string device_name(VolumeId volume) const;
+
+    enum class Figures : uint8_t { of_last_commit, committed_now };
+    Result<sys::ThinPoolStatus> status(Figures figures = Figures::of_last_commit);
+
+    /// First of `count` fresh numbers; recorded in the store, then in the pool.
+    Result<uint64_t> reserve(uint64_t count);
+    /// A snapshot of `from`, which nothing writes to. Refused above the marks.
+    Status snapshot(VolumeId volume, VolumeId from);
+    /// Size of the volume's device and file system.
+    Result<uint64_t> size_of(VolumeId volume) const;
+    /// Makes the volume's device larger; the file system is the caller's business.
+    Status enlarge(VolumeId volume, uint64_t bytes);
+
+    struct Active {
+        std::string path; ///< of a node of it
+        bool was = false; ///< it was active before
+    };
+    /// NotFound: the pool has no such volume.
+    Result<Active> activate(VolumeId volume);
+    /// Now when nothing has it open, else by the kernel when the last user closes it.
+    Status deactivate(VolumeId volume);
+    /// "major:minor" of the active device.
+    Result<std::string> number_of(VolumeId volume) const;
+    /// Deletes it; its blocks go back to the pool, and below it when configured. Unavailable: still in use.
+    Status destroy(VolumeId volume);
+    /// Deactivates volumes that nothing has open and that were handed out `age` ago or earlier.
+    Status deactivate_idle(std::chrono::seconds age);
+    /// Deactivates all, the pool too; what is in use goes later.
+    Status deactivate_all();
+
+    sys::MountSpec mount_spec(const std::string &device, bool read_only) const;
+
+private:
+    Pool(UniqueFd root, Config config, std::string prefix)
+        : root_(std::move(root)), config_(std::move(config)), prefix_(std::move(prefix)) {}
+    Status ready_locked();
+    Status read_record(bool &begun);
+    Status write_record(std::string_view state) const;
+    Status make_base();
+    Status format_base(const std::string &device) const;
+    Status activate_pool(bool begun);
+    Status check_metadata(const BlockDevice &metadata) const;
+    Status adopt_active();
+    Status grow_active(const Attached &devices);
+    Status check_transaction();
+    Result<UniqueFd> lock(uint64_t byte) const;
+    Status remove_device(const std::string &device) const;
+    Status activate_locked(VolumeId volume, Active &out);
+    Status discard_all(VolumeId volume);
+    [[nodiscard]] std::string pool_table(const Attached &devices) const;
+    [[nodiscard]] std::string size_mark(VolumeId volume) const;
+
+    UniqueFd root_;
+    UniqueFd directory_; ///< ROOT/pool
+    Config config_;
+    std::string prefix_;
+    std::string store_;
+    std::unique_ptr<PoolBacking> backing_;
+    std::mutex mutex_; ///< ready_ and what ready() sets
+    bool ready_ = false;
+    std::string pool_number_; ///< "major:minor"
+};
+
+} // namespace shale::drivers::devicemapper

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pool's volumes: made, activated, deactivated, deleted.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <ctime>
+#include <system_error>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "drivers/devicemapper/pool.h"
+#include "sys/block.h"
+#include "sys/dm.h"
+#include "sys/fs.h"
+
+namespace shale::drivers::devicemapper {
+namespace {
+
+/// A device stays open for a moment after its last close (udev, the end of an unmount).
+constexpr std::array waits_ms{1, 2, 5, 10, 20, 50, 100, 200, 400, 800};
+
+} // namespace
+
+std::string Pool::device_name(VolumeId volume) const {
+    return fmt::format("{}-{}", prefix_, volume.value);
+}
+
+std::string Pool::size_mark(VolumeId volume) const {
+    return fmt::format("size-{}", volume.value);
+}
+
+Result<uint64_t> Pool::size_of(VolumeId volume) const {
+    if (!TRY(sys::stat_if_exists(directory_.get(), size_mark(volume).c_str()))) return config_.base_bytes;
+    const std::string text = TRY(sys::read_link(directory_.get(), size_mark(volume).c_str()));
+    uint64_t bytes = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+    if (error != std::errc() || end != text.data() + text.size() || bytes < config_.base_bytes)
+        return fail(Errc::DataLoss, fmt::format("volume {}: its size is recorded as \"{}\"", volume.value, text));
+    return bytes;
+}
+
+Status Pool::snapshot(VolumeId volume, VolumeId from) {
+    TRY(ready());
+    const auto now = TRY(status());
+    TRY(usable(now, name()));
+    TRY(has_room(now, config_, name()));
+    if (const uint64_t bytes = TRY(size_of(from)); bytes != config_.base_bytes)
+        TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), size_mark(volume).c_str()));
+    // An origin that is in use must be quiet for that moment (thin-provisioning.rst, "Using an existing pool device").
+    const UniqueFd held = TRY(lock(1 + from.value));
+    const auto origin = TRY(sys::dm_find(device_name(from)));
+    const bool busy = origin && origin->has_table && origin->openers > 0;
+    if (busy) TRY(sys::dm_suspend(device_name(from)));
+    Status done = sys::dm_message(name(), fmt::format("create_snap {} {}", volume.value, from.value));
+    if (busy) TRY(sys::dm_resume(device_name(from)));
+    if (done) return {};
+    switch (done.error().sys_errno()) {
+    case EEXIST:
+        return fail(
+            Errc::DataLoss,
+            fmt::format("thin pool {} has a volume {} already, though the store never gave that number out: the "
+                        "pool is not the one of these records",
+                        name(), volume.value));
+    case ENODATA:
+        return fail(Errc::DataLoss, fmt::format("thin pool {} has no volume {}, which a layer of this store is; run "
+                                                "'shale check' to see what else is missing",
+                                                name(), from.value));
+    default:
+        return done;
+    }
+}
+
+Status Pool::activate_locked(VolumeId volume, Active &out) {
+    const std::string device = device_name(volume);
+    for (const int wait : waits_ms) {
+        const auto info = TRY(sys::dm_find(device));
+        if (info && info->has_table) {
+            // A removal that waits for the last user may win: then the device is made again.
+            const bool kept = !info->goes_when_unused || sys::dm_keep(device);
+            if (kept) {
+                if (info->suspended) TRY(sys::dm_resume(device)); // whoever suspended it is dead: this lock is ours
+                out.was = true;
+                out.path = TRY(sys::dm_node(device));
+                return {};
+            }
+            std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+            continue;
+        }
+        if (info) TRY(remove_device(device)); // its maker died before it had a table
+        const auto made = sys::dm_create(
+            device, "SHALE-" + device,
+            {{0, TRY(size_of(volume)) / sys::sector_bytes, "thin", fmt::format("{} {}", pool_number_, volume.value)}});
+        if (!made && made.error().sys_errno() == EBUSY) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+            continue;
+        }
+        if (!made && made.error().sys_errno() == ENODATA)
+            return fail(Errc::NotFound, fmt::format("thin pool {} has no volume {}", name(), volume.value));
+        TRY(Status(made));
+        out.path = TRY(sys::dm_node(device));
+        return {};
+    }
+    return fail(Errc::Unavailable, fmt::format("device {} comes and goes; try again", device));
+}
+
+Result<Pool::Active> Pool::activate(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    Active out;
+    TRY(activate_locked(volume, out));
+    return out;
+}
+
+Status Pool::remove_device(const std::string &device) const {
+    for (const int wait : waits_ms) {
+        const auto info = TRY(sys::dm_find(device));
+        if (!info) return {};
+        if (info->suspended && info->has_table) TRY(sys::dm_resume(device));
+        const auto done = sys::dm_remove(device, sys::DmRemove::now);
+        if (done) return {};
+        const int error = done.error().sys_errno();
+        if (error == ENXIO) return {}; // went by itself
+        if (error != EBUSY) return done;
+        std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+    }
+    return fail(Errc::Unavailable, fmt::format("device {} is still in use (mounted, or open by a program)", device));
+}
+
+Status Pool::deactivate(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    const auto done = sys::dm_remove(device_name(volume), sys::DmRemove::when_unused);
+    if (!done && done.error().sys_errno() != ENXIO) return done;
+    return {};
+}
+
+Result<std::string> Pool::number_of(VolumeId volume) const {
+    const auto info = TRY(sys::dm_find(device_name(volume)));
+    if (!info) return fail(Errc::NotFound, fmt::format("volume {} is not active", volume.value));
+    return fmt::format("{}:{}", info->major, info->minor);
+}
+
+Status Pool::enlarge(VolumeId volume, uint64_t bytes) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    const std::string fresh = size_mark(volume) + ".new";
+    (void)sys::unlink_at(directory_.get(), fresh.c_str());
+    TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), fresh.c_str()));
+    TRY(sys::rename_at(directory_.get(), fresh.c_str(), directory_.get(), size_mark(volume).c_str()));
+    TRY(sys::fsync_fd(directory_.get()));
+    const std::string device = device_name(volume);
+    if (!TRY(sys::dm_find(device))) return {};
+    TRY(sys::dm_reload(device,
+                       {{0, bytes / sys::sector_bytes, "thin", fmt::format("{} {}", pool_number_, volume.value)}}));
+    TRY(sys::dm_suspend(device));
+    return sys::dm_resume(device);
+}
+
+/// Every block that only this volume has goes back to what is below the pool.
+Status Pool::discard_all(VolumeId volume) {
+    Active device;
+    TRY(activate_locked(volume, device));
+    {
+        const UniqueFd fd = TRY(sys::open_block_device(device.path, O_RDWR));
+        TRY(sys::discard_blocks(fd.get(), TRY(size_of(volume))));
+    }
+    return remove_device(device_name(volume));
+}
+
+Status Pool::destroy(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    const auto now = TRY(status());
+    TRY(usable(now, name())); // a read-only pool takes no message
+    TRY(remove_device(device_name(volume)));
+    if (config_.discards() && now.discard == sys::ThinPoolStatus::Discard::passed_down)
+        if (const auto done = discard_all(volume); !done && done.error().code() != Errc::NotFound) return done;
+    const auto done = sys::dm_message(name(), fmt::format("delete {}", volume.value));
+    if (!done && done.error().sys_errno() != ENODATA) return done;
+    if (const auto mark = sys::unlink_at(directory_.get(), size_mark(volume).c_str());
+        !mark && mark.error().sys_errno() != ENOENT)
+        return mark;
+    return {};
+}
+
+namespace {
+
+/// Number of a volume in a device's name.
+std::optional<VolumeId> volume_in(std::string_view device, std::string_view prefix) {
+    if (!device.starts_with(prefix) || device.size() < prefix.size() + 2 || device[prefix.size()] != '-')
+        return std::nullopt;
+    device.remove_prefix(prefix.size() + 1);
+    VolumeId out;
+    const auto [end, error] = std::from_chars(device.data(), device.data() + device.size(), out.value);
+    if (error != std::errc() || end != device.data() + device.size()) return std::nullopt;
+    return out;
+}
+
+} // namespace
+
+Status Pool::deactivate_idle(std::chrono::seconds age) {
+    if (!sys::dm_version()) return {};
+    if (const auto active = TRY(sys::dm_find(name())); !active || !active->has_table) return {};
+    TRY(ready());
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    for (const auto &device : TRY(sys::dm_names())) {
+        const auto volume = volume_in(device, prefix_);
+        if (!volume) continue;
+        // The node is as old as the activation.
+        const auto node = sys::stat_if_exists(AT_FDCWD, ("/dev/mapper/" + device).c_str());
+        if (!node || !*node || (*node)->st_mtim.tv_sec + age.count() > now.tv_sec) continue;
+        const UniqueFd held = TRY(lock(1 + volume->value));
+        const auto info = TRY(sys::dm_find(device));
+        if (info && info->openers == 0) (void)sys::dm_remove(device, sys::DmRemove::now);
+    }
+    return {};
+}
+
+Status Pool::deactivate_all() {
+    if (const auto there = sys::dm_version(); !there) return {};
+    for (const auto &device : TRY(sys::dm_names()))
+        if (volume_in(device, prefix_)) {
+            if (const auto info = TRY(sys::dm_find(device)); info && info->suspended) (void)sys::dm_resume(device);
+            (void)sys::dm_remove(device, sys::DmRemove::when_unused);
+        }
+    const std::lock_guard guard(mutex_);
+    ready_ = false;
+    if (TRY(sys::dm_find(name()))) TRY(sys::dm_remove(name(), sys::DmRemove::when_unused));
+    for (const auto *part : {"-meta", "-data"})
+        if (TRY(sys::dm_find(prefix_ + part))) TRY(sys::dm_remove(prefix_ + part, sys::DmRemove::when_unused));
+    return {};
+}
+
+} // namespace shale::drivers::devicemapper
