@@ -56,24 +56,25 @@ Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
     TRY(make_layer(id, parents));
     TRY(count(id));
     TRY(root_.make((to_string(id) + "/stage").c_str(), 0755));
-    return Staging{TRY(root_.open_part(id, "stage")), archive::WhiteoutForm::oci_names};
+    return Staging{std::make_unique<archive::DirectoryTree>(TRY(root_.open_part(id, "stage"))),
+                   archive::WhiteoutForm::oci_names};
 }
 
-Status TreeDriver::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
-    const UniqueFd stage = TRY(root_.open_part(id, "stage"));
+Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
+    const int stage = staged.tree->root();
     const UniqueFd fs = TRY(make_tree(id, parents));
     // Before the merge: it replaces files of the parents that the layer's links mean.
-    const LockedModes staged_modes = TRY(open_up(stage.get()));
+    const LockedModes staged_modes = TRY(open_up(stage));
     LockedModes modes = TRY(open_up(fs.get()));
     CopiedParent lower(fs.get());
-    Applier applier(stage.get(), archive::WhiteoutForm::oci_names, lower);
+    Applier applier(*staged.tree, archive::WhiteoutForm::oci_names, lower);
     TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
-    TRY(settle_modes(stage.get(), report, applier, staged_modes, modes));
-    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
+    TRY(settle_modes(stage, report, applier, staged_modes, modes));
+    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage));
     // The merge empties the stage's own directories; what its root says is kept for afterwards.
-    const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
-    const struct stat staged_root = TRY(sys::stat_at(stage.get(), ""));
-    TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
+    const UniqueFd root_like = TRY(sys::open_dir(stage, "."));
+    const struct stat staged_root = TRY(sys::stat_at(stage, ""));
+    TRY(in_context(archive::merge_upper(stage, archive::WhiteoutForm::oci_names, fs.get()),
                    [&] { return fmt::format("layer {}: merge", id.value); }));
     TRY(copy_metadata(root_like.get(), fs.get()));
     TRY(lock_again(fs.get(), modes));

@@ -143,10 +143,10 @@ Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
     job.size = blob.size;
     job.digest = layer.blob;
     job.diff_id = layer.diff_id;
-    job.dest_dir = staging.dir.get();
+    job.dest = staging.tree.get();
     job.extract = extract_options(staging.whiteouts, options_.tar_limits);
     const auto unpacked = TRY(archive::unpack_layer(job));
-    TRY(driver_->apply(fresh, parents, unpacked.extract));
+    TRY(driver_->apply(fresh, parents, std::move(staging), unpacked.extract));
     TRY(driver_->sync(std::span(&fresh, 1)));
     TRY(driver_->exchange(fresh, layer.id));
     return driver_->sync(std::span(&fresh, 1));

@@ -167,9 +167,9 @@ Status DriverTest::try_import(LayerId id, const std::vector<LayerId> &parents, c
         {});
     archive::ExtractOptions options;
     options.whiteouts = staging.whiteouts;
-    const auto extracted = TRY(archive::extract_tar(reader, staging.dir.get(), options));
+    const auto extracted = TRY(archive::extract_tar(reader, *staging.tree, options));
     if (report != nullptr) *report = extracted;
-    return driver_->apply(id, parents, extracted);
+    return driver_->apply(id, parents, std::move(staging), extracted);
 }
 
 LayerId DriverTest::import(const std::vector<LayerId> &parents, Archive &archive) {
