@@ -221,7 +221,7 @@ Status Extractor::file_data(const Entry &entry, int file) {
         }
     }
     // The reader made sure that the ranges are in order and hold exactly the stored bytes.
-    uint64_t end = 0;
+    TRY(tree_.truncate(file, entry.size));
     std::span<const std::byte> piece;
     for (const auto &range : entry.sparse) {
         for (uint64_t at = range.offset, left = range.length; left > 0;) {
@@ -233,11 +233,9 @@ Status Extractor::file_data(const Entry &entry, int file) {
             piece = piece.subspan(now.size());
             at += now.size();
             left -= now.size();
-            end = at;
             report_.bytes += now.size();
         }
     }
-    if (end < entry.size) TRY(tree_.truncate(file, entry.size));
     return {};
 }
 

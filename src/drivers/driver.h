@@ -134,6 +134,9 @@ public:
     virtual Result<ProbeReport> probe() = 0;
     /// Structural check of one layer (directories, links, leftovers): texts of what is wrong, empty = fine.
     virtual Result<std::vector<std::string>> check(LayerId id, Parents parents) = 0;
+    /// What the layer's own bytes tell against what was recorded with them, reading all: empty = fine, or nothing is
+    /// recorded.
+    virtual Result<std::vector<std::string>> verify(LayerId /*id*/) { return std::vector<std::string>(); }
 
     virtual QuotaControl *quota() noexcept { return nullptr; }
 };

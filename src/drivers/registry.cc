@@ -7,6 +7,7 @@
 
 #include "drivers/btrfs/btrfs.h"
 #include "drivers/driver.h"
+#include "drivers/erofs/erofs.h"
 #include "drivers/overlay/overlay.h"
 #include "drivers/overlay2/overlay2.h"
 #include "drivers/vfs/vfs.h"
@@ -21,6 +22,8 @@ const auto &table() {
                    overlay2::open},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
+        DriverInfo{"erofs", 30, "one immutable EROFS image a layer, merged by the kernel's overlay",
+                   erofs::option_infos(), erofs::open},
         DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
         DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
                    overlay::option_infos(), overlay::open},

@@ -67,6 +67,7 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
         else
             found = TRY(driver_->check(layer.id, parents));
         on_disk.erase(layer.id);
+        if (found.empty() && level == CheckLevel::data) found = TRY(driver_->verify(layer.id));
         if (found.empty() && level != CheckLevel::quick && !bad_blobs.contains(layer.blob)) {
             auto compared = compare_layer(layer, parents, level);
             if (compared) {

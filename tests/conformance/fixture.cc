@@ -142,6 +142,7 @@ void DriverTest::TearDown() {
         mounted_.pop_back();
     }
     driver_.reset();
+    if (!scratch_.empty()) test::unmount_below(scratch_);
     if (has_home_) EXPECT_DONE(sys::unmount(scratch_, 2 /* MNT_DETACH */));
     if (scratch_.size() > 5) EXPECT_DONE(sys::remove_tree(AT_FDCWD, scratch_.c_str()));
 }

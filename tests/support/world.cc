@@ -60,9 +60,7 @@ World::World(std::string_view driver) {
 }
 
 World::~World() {
-    if (const auto table = sys::mount_table())
-        for (auto it = table->rbegin(); it != table->rend(); ++it)
-            if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
+    unmount_below(path_);
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
     const auto slash = path_.rfind('/');
     if (const auto parent = sys::open_dir(AT_FDCWD, path_.substr(0, slash).c_str()))
@@ -73,6 +71,7 @@ void World::remove(std::string_view name) const {
     const auto here = sys::open_dir(AT_FDCWD, path_.c_str());
     ASSERT_TRUE(here) << here.error().text();
     const std::string tree = path_ + "/" + std::string(name);
+    unmount_below(tree);
     for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
         if (!std::filesystem::exists(tree + layers)) continue;
         const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
@@ -222,6 +221,7 @@ std::string read_all(const std::string &path) {
 
 void copy_dir(const std::string &from, const std::string &to) {
     std::filesystem::create_directories(to);
+    unmount_below(from); // mounts that a driver keeps
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());
     ASSERT_TRUE(source && target);
@@ -243,6 +243,12 @@ void copy_dir(const std::string &from, const std::string &to) {
         ASSERT_TRUE(copied) << copied.error().text();
         if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/" + name, false); // EROFS
     }
+}
+
+void unmount_below(const std::string &path) {
+    if (const auto table = sys::mount_table())
+        for (auto it = table->rbegin(); it != table->rend(); ++it)
+            if (it->target.starts_with(path + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
 }
 
 void thaw(const std::string &layer, bool writable) {

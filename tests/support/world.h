@@ -67,6 +67,8 @@ std::unique_ptr<store::Store> open_store(const std::string &root, const std::str
 std::string read_all(const std::string &path);
 /// Copies a store: subvolumes become snapshots.
 void copy_dir(const std::string &from, const std::string &to);
+/// Takes away every mount below `path`: those that a driver keeps for as long as a layer is there.
+void unmount_below(const std::string &path);
 /// Lets a test damage a layer that its driver made read-only (and, with false, makes it read-only again).
 void thaw(const std::string &layer, bool writable);
 
