@@ -254,16 +254,21 @@ Result<Usage> walk_usage(int dir) {
     return out;
 }
 
-Status copy_metadata(int from, int to) {
-    const struct stat status = TRY(sys::stat_at(from, ""));
-    TRY(sys::chown_at(to, "", status.st_uid, status.st_gid));
-    TRY(sys::chmod_fd(to, status.st_mode & 07777));
-    for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
+Status copy_metadata(archive::Tree &source, int from, archive::Tree &target, int to) {
+    const struct stat status = TRY(source.stat(from, ""));
+    TRY(target.chown(to, "", status.st_uid, status.st_gid));
+    TRY(target.chmod(to, "", status.st_mode & 07777));
+    for (const auto &key : TRY(source.list_xattrs(from, ""))) {
         if (!archive::is_layer_xattr(key)) continue;
-        if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
-            TRY(sys::set_xattr_fd(to, key.c_str(), *value));
+        if (const auto value = TRY(source.get_xattr(from, "", key.c_str())))
+            TRY(target.set_xattr(to, "", key.c_str(), *value));
     }
-    return sys::set_times(to, "", status.st_atim, status.st_mtim);
+    return target.set_times(to, "", status.st_atim, status.st_mtim);
+}
+
+Status copy_metadata(int from, int to) {
+    archive::DirectoryTree host(-1);
+    return copy_metadata(host, from, host, to);
 }
 
 Status copy_entry(int from, int to_dir, const char *to_name) {
@@ -319,12 +324,6 @@ Status lock_again(int root, const LockedModes &modes) {
         }
     }
     return {};
-}
-
-Status keeping_times(int dir, const std::function<Status()> &body) {
-    const struct stat before = TRY(sys::stat_at(dir, ""));
-    TRY(body());
-    return sys::set_times(dir, "", before.st_atim, before.st_mtim);
 }
 
 Result<std::optional<UniqueFd>> find_below(int root, std::string_view path) {

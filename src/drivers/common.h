@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "archive/tree.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "drivers/driver.h"
@@ -80,6 +81,8 @@ Status walk_tree(int dir, const Visit &visit);
 /// Owner, mode, extended attributes (none of overlay's own, of security.* only the capabilities) and times of `from`
 /// (any descriptor, O_PATH too) onto the open file or directory `to` (not O_PATH).
 Status copy_metadata(int from, int to);
+/// The same from one tree to another; `to` is open (open_dir).
+Status copy_metadata(archive::Tree &source, int from, archive::Tree &target, int to);
 /// Copies a file that is no directory, with data and metadata, to a new name. `from` may be O_PATH.
 Status copy_entry(int from, int to_dir, const char *to_name);
 /// Directories that lock out their owner: path below a root ("" = itself) -> mode.
@@ -89,8 +92,6 @@ using LockedModes = std::map<std::string, mode_t>;
 Result<LockedModes> open_up(int root);
 /// Sets the modes of those that are (still) directories.
 Status lock_again(int root, const LockedModes &modes);
-/// Runs `body`; the directory's own times are as before afterwards.
-Status keeping_times(int dir, const std::function<Status()> &body);
 
 /// Opens a path of a tree, never leaving it and following no link: O_PATH|O_NOFOLLOW. nullopt: not there (or below
 /// something that is not a directory).

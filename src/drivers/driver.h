@@ -3,9 +3,11 @@
 // the store's records, handed in with each call. Layer ids come from the store and are never used twice.
 //
 // Life of a layer in a driver:
-//   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) ->
-//   sync(id) : sealed container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) removal:   remove(id) =
-//   rename into trash, O(1) -> reap() unlinks
+//   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, staging,
+//   report)
+//              -> sync(id) : sealed
+//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id)
+//   removal:   remove(id) = rename into trash, O(1) -> reap() unlinks
 // Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
 // Thread safety: calls for different ids may run at once; the store serialises calls for one id.
 #pragma once
@@ -23,6 +25,7 @@
 
 #include "archive/extract.h"
 #include "archive/pack.h"
+#include "archive/tree.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/ids.h"
@@ -55,7 +58,7 @@ struct Quota {
 using Parents = std::span<const LayerId>;
 
 struct Staging {
-    UniqueFd dir; ///< empty directory for the upper-form tree
+    std::unique_ptr<archive::Tree> tree; ///< empty: for the upper-form tree
     archive::WhiteoutForm whiteouts = archive::WhiteoutForm::overlay_trusted;
 };
 
@@ -82,7 +85,8 @@ public:
     /// Turns the staged tree into the layer's content over `parents` (all sealed), see docs/formats/layer-tar.md:
     /// implied directories follow the parents' symlinks, deferred hard links get their file, other implied directories
     /// take owner and mode of the parents' (drivers/apply.h); vfs: merged into a copy.
-    virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) = 0;
+    /// `staged` is what stage() gave; it ends here.
+    virtual Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) = 0;
     /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
     virtual Status create(LayerId id, Parents parents, const Quota &quota) = 0;
     /// A writable layer becomes immutable. Not mounted any more (the store checks).
@@ -137,6 +141,9 @@ public:
     virtual Result<ProbeReport> probe() = 0;
     /// Structural check of one layer (directories, links, leftovers): texts of what is wrong, empty = fine.
     virtual Result<std::vector<std::string>> check(LayerId id, Parents parents) = 0;
+    /// What the layer's own bytes tell against what was recorded with them, reading all: empty = fine, or nothing is
+    /// recorded.
+    virtual Result<std::vector<std::string>> verify(LayerId /*id*/) { return std::vector<std::string>(); }
 
     virtual QuotaControl *quota() noexcept { return nullptr; }
 };

@@ -8,6 +8,7 @@
 #include "drivers/btrfs/btrfs.h"
 #include "drivers/devicemapper/devicemapper.h"
 #include "drivers/driver.h"
+#include "drivers/erofs/erofs.h"
 #include "drivers/overlay/overlay.h"
 #include "drivers/overlay2/overlay2.h"
 #include "drivers/vfs/vfs.h"
@@ -22,6 +23,8 @@ const auto &table() {
                    overlay2::open},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
+        DriverInfo{"erofs", 30, "one immutable EROFS image a layer, merged by the kernel's overlay",
+                   erofs::option_infos(), erofs::open},
         DriverInfo{"devicemapper", 80, "one thin volume a layer, a snapshot of its parent, with ext4 or XFS in it",
                    devicemapper::option_infos(), devicemapper::open},
         DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},

@@ -67,6 +67,7 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
         else
             found = TRY(driver_->check(layer.id, parents));
         on_disk.erase(layer.id);
+        if (found.empty() && level == CheckLevel::data) found = TRY(driver_->verify(layer.id));
         if (found.empty() && level != CheckLevel::quick && !bad_blobs.contains(layer.blob)) {
             auto compared = compare_layer(layer, parents, level);
             if (compared) {
@@ -147,10 +148,10 @@ Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
     job.size = blob.size;
     job.digest = layer.blob;
     job.diff_id = layer.diff_id;
-    job.dest_dir = staging.dir.get();
+    job.dest = staging.tree.get();
     job.extract = extract_options(staging.whiteouts, options_.tar_limits);
     const auto unpacked = TRY(archive::unpack_layer(job));
-    TRY(driver_->apply(fresh, parents, unpacked.extract));
+    TRY(driver_->apply(fresh, parents, std::move(staging), unpacked.extract));
     TRY(driver_->sync(std::span(&fresh, 1)));
     TRY(driver_->exchange(fresh, layer.id));
     return driver_->sync(std::span(&fresh, 1));

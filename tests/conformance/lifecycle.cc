@@ -309,7 +309,7 @@ TEST_P(Lifecycle, CrashLeftovers) {
     {
         auto staging = driver_->stage(id, {});
         ASSERT_DONE(staging);
-        ASSERT_DONE(sys::make_dir(staging->dir.get(), "junk", 0700));
+        ASSERT_DONE(staging->tree->make_dir(staging->tree->root(), "junk", 0700));
     }
     ASSERT_DONE(try_import(id, {}, Archive().file("f", "x").bytes())); // the leftover goes first
     EXPECT_THAT(names_in(view(id, {})), ElementsAre("f"));

@@ -70,9 +70,7 @@ World::~World() {
     if (std::error_code error; !mounted_ || std::filesystem::exists(path_, error))
         for (const auto &entry : std::filesystem::directory_iterator(path_, error))
             put_to_rest(entry.path().string() + "/devicemapper");
-    if (const auto table = sys::mount_table())
-        for (auto it = table->rbegin(); it != table->rend(); ++it)
-            if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
+    unmount_below(path_);
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
     const auto slash = path_.rfind('/');
     if (const auto parent = sys::open_dir(AT_FDCWD, path_.substr(0, slash).c_str()))
@@ -84,6 +82,7 @@ void World::remove(std::string_view name) const {
     ASSERT_TRUE(here) << here.error().text();
     const std::string tree = path_ + "/" + std::string(name);
     put_to_rest(tree + "/devicemapper");
+    unmount_below(tree);
     for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
         if (!std::filesystem::exists(tree + layers)) continue;
         const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
@@ -315,6 +314,7 @@ std::string read_all(const std::string &path) {
 void copy_dir(const std::string &from, const std::string &to) {
     std::filesystem::create_directories(to);
     put_to_rest(from + "/devicemapper");
+    unmount_below(from); // mounts that a driver keeps
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());
     ASSERT_TRUE(source && target);
@@ -353,6 +353,12 @@ void in_layer(store::Store &store, LayerId id, const std::function<void(const st
     const auto mounted = sys::mount_detached(specs->front());
     ASSERT_TRUE(mounted) << mounted.error().text();
     body(sys::fd_path(mounted->get()) + "/");
+}
+
+void unmount_below(const std::string &path) {
+    if (const auto table = sys::mount_table())
+        for (auto it = table->rbegin(); it != table->rend(); ++it)
+            if (it->target.starts_with(path + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
 }
 
 void thaw(const std::string &layer, bool writable) {

@@ -80,6 +80,8 @@ std::string read_all(const std::string &path);
 void copy_dir(const std::string &from, const std::string &to);
 /// Calls `body` with the path of a sealed layer's tree (or of the directory that holds it), writable for that long.
 void in_layer(store::Store &store, LayerId id, const std::function<void(const std::string &)> &body);
+/// Takes away every mount below `path`: those that a driver keeps for as long as a layer is there.
+void unmount_below(const std::string &path);
 /// Lets a test damage a layer that its driver made read-only (and, with false, makes it read-only again).
 void thaw(const std::string &layer, bool writable);
 
