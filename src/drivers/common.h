@@ -2,9 +2,10 @@
 // What directory-based drivers share. Layout below a driver's root:
 //   ROOT/<id>/...            one layer, whatever its state
 //   ROOT/trash/<id>-<n>      removed, waits for the reaper
+//   ROOT/exchange-<a>-<b>    two layers that change places where renameat2 knows no RENAME_EXCHANGE (ZFS before 2.2)
 //   ROOT/probe-<pid>-<n>     scratch of a running probe
 // Invariant: a decimal name directly below ROOT is a layer, and nothing else is. Needs no locks: every change of state
-// is one rename.
+// is one rename (but for that exchange, which holds ROOT/exchange-lock).
 #pragma once
 
 #include <sys/stat.h>
@@ -27,7 +28,8 @@ namespace shale::drivers {
 
 class LayerRoot {
 public:
-    /// Opens (makes when missing, 0711) the driver's directory. Writes nothing when it is there.
+    /// Opens (makes when missing, 0711) the driver's directory. Writes nothing when it is there, but ends an exchange
+    /// that a dead process began.
     static Result<LayerRoot> open(const std::string &root);
 
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
@@ -41,8 +43,11 @@ public:
     Status exchange(LayerId fresh, LayerId old) const;
     /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
     Status to_trash(const std::string &name, LayerId id) const;
-    /// `destroy` may take an entry of the trash away as a whole (true); else it is unlinked entry by entry.
-    using Destroy = std::function<Result<bool>(int trash, const char *name)>;
+    /// `destroy` may take an entry of the trash away as a whole (yes), or say that it must stay until a later time
+    /// (kept); else it is unlinked entry by entry.
+    enum class Destroyed : uint8_t { no, yes, kept };
+    using Destroy = std::function<Result<Destroyed>(int trash, const char *name)>;
+    /// The youngest first.
     Result<uint64_t> reap(const std::atomic<bool> *cancel, const Destroy &destroy = {}) const;
     Result<Driver::TrashUsage> trash() const;
     Result<std::vector<LayerId>> list() const;
@@ -58,6 +63,10 @@ public:
     Result<Scratch> scratch() const;
 
 private:
+    /// EEXIST when the new name is taken.
+    Status rename_to_new(const std::string &name, const std::string &target) const;
+    Status exchange_by_steps(const std::string &from, const std::string &to) const;
+    Status finish_exchanges() const;
     UniqueFd fd_;
     std::string path_;
     mode_t umask_ = 022;

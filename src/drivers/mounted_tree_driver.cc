@@ -166,13 +166,15 @@ Status MountedTreeDriver::sync(std::span<const LayerId> ids) {
 }
 
 Result<uint64_t> MountedTreeDriver::reap(const std::atomic<bool> *cancel) {
-    return root_.reap(cancel, [this](int trash, const char *name) -> Result<bool> {
+    return root_.reap(cancel, [this](int trash, const char *name) -> Result<LayerRoot::Destroyed> {
         const auto volume = read_volume(trash, name);
-        if (volume)
-            TRY(destroy_volume(*volume));
-        else if (volume.error().code() != Errc::NotFound)
-            return std::unexpected(volume.error());
-        return false; // the directory itself is unlinked like any other
+        if (!volume && volume.error().code() != Errc::NotFound) return std::unexpected(volume.error());
+        if (volume) {
+            const auto gone = destroy_volume(*volume);
+            if (!gone && gone.error().code() == Errc::Unavailable) return LayerRoot::Destroyed::kept;
+            TRY(Status(gone));
+        }
+        return LayerRoot::Destroyed::no; // the directory itself is unlinked like any other
     });
 }
 
