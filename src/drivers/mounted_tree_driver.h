@@ -57,6 +57,8 @@ protected:
     Result<UniqueFd> open_volume(VolumeId volume, Access access);
     /// The volume of a layer. NotFound: the layer has none.
     Result<VolumeId> volume_of(LayerId id) const;
+    /// Those whose layers lie in the trash.
+    Result<std::vector<VolumeId>> trashed_volumes() const;
 
     [[nodiscard]] bool trees_are_snapshots() const noexcept override { return true; }
 

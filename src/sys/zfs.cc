@@ -231,6 +231,17 @@ Result<ZfsDataset> Zfs::get(const std::string &name) const {
     return std::move(rows.front());
 }
 
+Result<std::vector<std::string>> Zfs::snapshots(const std::string &name) const {
+    const std::string text = TRY(command({"list", "-H", "-r", "-d", "1", "-t", "snapshot", "-o", "name", name}));
+    std::vector<std::string> out;
+    for (size_t at = 0; at < text.size();) {
+        const size_t end = std::min(text.size(), text.find('\n', at));
+        out.push_back(text.substr(at, end - at));
+        at = end + 1;
+    }
+    return out;
+}
+
 Result<std::string> Zfs::property(const std::string &name, const std::string &key) const {
     std::string text = TRY(command({"get", "-H", "-p", "-o", "value", key, name}));
     while (text.ends_with('\n'))

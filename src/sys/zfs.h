@@ -77,6 +77,8 @@ public:
     /// The dataset and its children (file systems), with one command.
     [[nodiscard]] Result<std::vector<ZfsDataset>> list(const std::string &name) const;
     [[nodiscard]] Result<ZfsDataset> get(const std::string &name) const;
+    /// Names of the dataset's own snapshots.
+    [[nodiscard]] Result<std::vector<std::string>> snapshots(const std::string &name) const;
     [[nodiscard]] Result<std::string> property(const std::string &name, const std::string &key) const;
     Status create_with(const std::string &name, const ZfsProperties &properties) const;
     Status set(const std::string &name, const ZfsProperties &properties) const;

@@ -71,6 +71,7 @@ int zfs_errno_of(std::string_view words) noexcept {
         Phrase{"is busy", EBUSY},
         Phrase{"out of space", ENOSPC},
         Phrase{"quota exceeded", EDQUOT},
+        Phrase{"size is less than current used", ENOSPC},
         Phrase{"permission denied", EPERM},
         Phrase{"read-only", EROFS},
         Phrase{"I/O error", EIO},

@@ -20,12 +20,14 @@
 #include <thread>
 
 #include "drivers/devicemapper/devicemapper.h"
+#include "support/zfs_world.h"
 #include "sys/btrfs.h"
 #include "sys/dm.h"
 #include "sys/fs.h"
 #include "sys/loop.h"
 #include "sys/mount.h"
 #include "sys/seam.h"
+#include "sys/zfs.h"
 
 namespace shale::test {
 namespace {
@@ -83,6 +85,7 @@ void World::remove(std::string_view name) const {
     const std::string tree = path_ + "/" + std::string(name);
     put_to_rest(tree + "/devicemapper");
     unmount_below(tree);
+    remove_zfs_layers(tree + "/zfs");
     for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
         if (!std::filesystem::exists(tree + layers)) continue;
         const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
@@ -106,6 +109,7 @@ std::vector<std::string> driver_names() {
         if (driver.name == "devicemapper")
             for (const auto *more : {"_xfs", "_direct", "_direct_xfs"})
                 out.push_back(std::string(driver.name) + more);
+        if (driver.name == "zfs") out.push_back("zfs_command");
     }
     return out;
 }
@@ -140,6 +144,7 @@ std::string disk_of(const std::string &root) {
 
 drivers::DriverOptions options_of(std::string_view tested, const std::string &root) {
     drivers::DriverOptions out;
+    if (tested == "zfs_command") out["library"] = "off";
     if (driver_of(tested) != "devicemapper") return out;
     out = {{"data_size", "768M"}, {"metadata_size", "8M"}, {"base_size", "48M"}};
     if (tested.ends_with("_xfs")) {
@@ -179,6 +184,8 @@ std::string cannot_test(std::string_view tested) {
     if (driver == "vfs") return {};
     if (auto why = cannot_mount(); !why.empty()) return why;
     if (driver == "btrfs" && ::access("/sbin/mkfs.btrfs", X_OK) != 0) return "needs mkfs.btrfs (btrfs-progs)";
+    if (driver == "zfs")
+        if (const auto there = sys::Zfs::open(); !there) return there.error().message();
     if (driver == "devicemapper") {
         if (const auto there = sys::dm_version(); !there) return there.error().message();
         if (const auto there = sys::dm_target_version("thin-pool"); !there) return there.error().message();
@@ -189,6 +196,7 @@ std::string cannot_test(std::string_view tested) {
 }
 
 Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
+    if (driver == "zfs") return mount_zfs_home(path);
     if (driver != "btrfs") return false;
     const UniqueFd image(::memfd_create("shale-test-btrfs", 0)); // inherited by mkfs
     if (!image) return fail_errno(errno, "memfd_create");
@@ -321,6 +329,7 @@ void copy_dir(const std::string &from, const std::string &to) {
     if (!std::filesystem::exists(from + "/btrfs")) {
         const auto copied = archive::copy_tree(source->get(), target->get());
         ASSERT_TRUE(copied) << copied.error().text();
+        copy_zfs_layers(from + "/zfs", to + "/zfs");
         return;
     }
     for (const auto &entry : std::filesystem::directory_iterator(from))
@@ -353,6 +362,7 @@ void in_layer(store::Store &store, LayerId id, const std::function<void(const st
     const auto mounted = sys::mount_detached(specs->front());
     ASSERT_TRUE(mounted) << mounted.error().text();
     body(sys::fd_path(mounted->get()) + "/");
+    if (specs->front().type == "zfs") seal_zfs_layer_again(layer, specs->front().source);
 }
 
 void unmount_below(const std::string &path) {
