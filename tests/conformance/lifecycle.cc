@@ -230,12 +230,13 @@ TEST_P(Lifecycle, RenameDirectoryFromLower) {
     const LayerId base = import({}, Archive().dir("a").dir("a/deep").file("a/deep/f", "x").file("a/g", "y"));
     const LayerId child = next();
     const std::string path = start(child, {base});
-    if (GetParam() == "overlay") { // deprecated: has no redirects
-        EXPECT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), -1);
+    const int renamed = ::rename((path + "/a").c_str(), (path + "/b").c_str());
+    if (GetParam() == "overlay" || GetParam() == "erofs") { // have no redirects: mv copies then
+        EXPECT_EQ(renamed, -1);
         EXPECT_EQ(errno, EXDEV);
         return;
     }
-    ASSERT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), 0) << std::strerror(errno);
+    ASSERT_EQ(renamed, 0) << std::strerror(errno);
     put(path + "/b/deep/new", "z");
     commit(child, {base});
     const std::string seen = view(child, {base});
@@ -331,7 +332,7 @@ TEST_P(Lifecycle, Usage) {
     ASSERT_DONE(use);
     EXPECT_GE(use->bytes, 100'000U);
     EXPECT_LT(use->bytes, 180'000U) << "the linked file counts once";
-    EXPECT_GE(use->inodes, 3U);
+    EXPECT_GE(use->inodes, 1U) << "of the file system that the store is on: an image is one";
 }
 
 TEST_P(Lifecycle, RefusesUnknownOptions) {

@@ -3,6 +3,7 @@
 // what the kernel shows of both must be the same to the nanosecond; fsck.erofs and dump.erofs must accept every image.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -10,6 +11,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -33,6 +35,10 @@ std::string describe(int root, bool with_root_times) {
     std::map<std::string, std::string> lines;
     std::map<ino_t, std::string> first;
     const auto one = [&](int dir, const char *name, const struct stat &st, const std::string &path) {
+        if (S_ISCHR(st.st_mode) && st.st_rdev == 0) { // nothing else of it counts
+            lines[path] = "deleted";
+            return;
+        }
         std::string line =
             fmt::format("{:o} {}:{} {}", st.st_mode, st.st_uid, st.st_gid, S_ISDIR(st.st_mode) ? 0 : st.st_size);
         if (with_root_times || !path.empty()) line += fmt::format(" t{}.{}", st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
@@ -84,6 +90,8 @@ std::string describe(int root, bool with_root_times) {
 int run(const std::vector<const char *> &arguments) {
     const pid_t child = ::fork();
     if (child == 0) {
+        const rlimit stack{uint64_t{1} << 30U, uint64_t{1} << 30U}; // they recurse
+        (void)::setrlimit(RLIMIT_STACK, &stack);
         const int log = ::open("/dev/null", O_WRONLY);
         ::dup2(log, 1);
         auto copy = arguments;
@@ -152,7 +160,11 @@ protected:
         ASSERT_TRUE(tree);
         const auto two = extract(tar, **tree);
         ASSERT_EQ(one.has_value(), two.has_value()) << (one ? two.error().text() : one.error().text());
-        if (!one) return;
+        if (!one) {
+            EXPECT_EQ(one.error().text(), two.error().text());
+            ++refused_;
+            return;
+        }
         EXPECT_EQ(one->inodes, two->inodes);
         EXPECT_EQ(one->whiteouts, two->whiteouts);
         EXPECT_EQ(one->implied_dirs, two->implied_dirs);
@@ -171,6 +183,7 @@ protected:
 
     std::optional<World> world_;
     bool mounted_ = false;
+    unsigned refused_ = 0;
 };
 
 /// A random layer; names repeat, so that entries replace each other.
@@ -238,9 +251,10 @@ private:
         } else if (kind < 14) {
             entry.type = EntryType::symlink;
             entry.link = pick(0, 20) == 0 ? std::string(pick(3900, 4095), 't') : "d" + std::to_string(pick(0, 5));
-        } else if (kind < 16 && !paths_.empty()) {
+        } else if (kind < 16 && !files_.empty()) {
             entry.type = EntryType::hard_link;
-            entry.link = paths_[pick(0, paths_.size() - 1)];
+            entry.link = *std::next(files_.begin(), static_cast<ptrdiff_t>(pick(0, files_.size() - 1)));
+            entry.path += "-link";
         } else if (kind == 16) {
             entry.type = pick(0, 1) == 0 ? EntryType::char_device : EntryType::block_device;
             entry.dev_major = static_cast<uint32_t>(pick(1, 4095));
@@ -259,11 +273,14 @@ private:
                 entry.xattrs.emplace_back(fmt::format("user.k{}", pick(0, 9)), std::string(pick(0, 40), 'v'));
         if (kind < 9 && pick(0, 9) == 0) entry.xattrs.emplace_back("trusted.once", std::to_string(random_()));
         paths_.push_back(entry.path);
+        files_.erase(entry.path);
+        if (kind < 9) files_.insert(entry.path);
         return out;
     }
 
     std::mt19937_64 random_;
     std::vector<std::string> paths_;
+    std::set<std::string> files_;
 };
 
 TEST_F(ErofsImage, RandomLayersLookAsInADirectory) {
@@ -273,6 +290,7 @@ TEST_F(ErofsImage, RandomLayersLookAsInADirectory) {
         SCOPED_TRACE(fmt::format("seed {}", seed));
         compare(RandomLayer(seed).tar());
     }
+    EXPECT_LT(refused_, seeds / 4) << "archives that no tree takes test little";
 }
 
 TEST_F(ErofsImage, Empty) {
@@ -356,15 +374,20 @@ TEST_F(ErofsImage, AContainersUpperBecomesAnImage) {
     const auto upper = sys::open_dir(AT_FDCWD, (*world_ / "upper").c_str());
     ASSERT_TRUE(upper);
     archive::DirectoryTree directory(upper->get());
-    ASSERT_TRUE(extract(RandomLayer(7).tar(), directory));
+    Layer layer{{dir("./", 0751), ""},       {dir("d/"), ""},
+                {file("d/a", 04711), "one"}, {hard_link("b", "d/a"), ""},
+                {symlink("l", "d/a"), ""},   {whiteout("gone"), ""},
+                {opaque("d"), ""},           {file("e"), std::string(9000, 'e')}};
+    layer[2].entry.xattrs = {{"user.k", "v"}, {"trusted.t", "w"}};
+    const auto extracted = extract(tar_of(layer), directory);
+    ASSERT_TRUE(extracted) << extracted.error().text();
     auto tree = new_tree();
     ASSERT_TRUE(tree);
     const auto copied = drivers::erofs::copy_upper(**tree, upper->get());
     ASSERT_TRUE(copied) << copied.error().text();
     ASSERT_TRUE((*tree)->finish());
     const auto root = accepted();
-    // Of a whiteout only that it is one is kept.
-    EXPECT_EQ(describe(upper->get(), true).size() > 100, describe(root.get(), true).size() > 100);
+    EXPECT_EQ(describe(upper->get(), true), describe(root.get(), true));
 }
 
 } // namespace
