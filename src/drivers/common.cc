@@ -111,10 +111,9 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy 
     }
     for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
-        if (destroy && TRY(destroy(opened->get(), entry.name.c_str()))) {
-            ++removed;
-            continue;
-        }
+        const auto left = destroy ? TRY(destroy(opened->get(), entry.name.c_str())) : Destroyed::entries_remain;
+        if (left == Destroyed::whole) ++removed;
+        if (left != Destroyed::entries_remain) continue;
         uint32_t project = 0;
         if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
             project = sys::project_of(dir->get()).value_or(0);
