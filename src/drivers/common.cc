@@ -165,9 +165,9 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy 
                       [](const sys::DirEntry &entry) { return parse_id(entry.name).value_or(LayerId{}); });
     for (const auto &entry : entries) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
-        const Destroyed by_driver = destroy ? TRY(destroy(opened->get(), entry.name.c_str())) : Destroyed::no;
-        if (by_driver == Destroyed::yes) ++removed;
-        if (by_driver != Destroyed::no) continue;
+        const auto left = destroy ? TRY(destroy(opened->get(), entry.name.c_str())) : Destroyed::entries_remain;
+        if (left == Destroyed::whole) ++removed;
+        if (left != Destroyed::entries_remain) continue;
         uint32_t project = 0;
         if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
             project = sys::project_of(dir->get()).value_or(0);

@@ -43,9 +43,9 @@ public:
     Status exchange(LayerId fresh, LayerId old) const;
     /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
     Status to_trash(const std::string &name, LayerId id) const;
-    /// `destroy` may take an entry of the trash away as a whole (yes), or say that it must stay until a later time
-    /// (kept); else it is unlinked entry by entry.
-    enum class Destroyed : uint8_t { no, yes, kept };
+    /// What `destroy` did with an entry of the trash: took it away as a whole; left it to be unlinked entry by entry;
+    /// left it for the next reaper, because it is in use.
+    enum class Destroyed : uint8_t { whole, entries_remain, in_use };
     using Destroy = std::function<Result<Destroyed>(int trash, const char *name)>;
     /// The youngest first.
     Result<uint64_t> reap(const std::atomic<bool> *cancel, const Destroy &destroy = {}) const;

@@ -166,15 +166,14 @@ Status MountedTreeDriver::sync(std::span<const LayerId> ids) {
 }
 
 Result<uint64_t> MountedTreeDriver::reap(const std::atomic<bool> *cancel) {
-    return root_.reap(cancel, [this](int trash, const char *name) -> Result<LayerRoot::Destroyed> {
+    using Destroyed = LayerRoot::Destroyed;
+    return root_.reap(cancel, [this](int trash, const char *name) -> Result<Destroyed> {
         const auto volume = read_volume(trash, name);
-        if (!volume && volume.error().code() != Errc::NotFound) return std::unexpected(volume.error());
-        if (volume) {
-            const auto gone = destroy_volume(*volume);
-            if (!gone && gone.error().code() == Errc::Unavailable) return LayerRoot::Destroyed::kept;
-            TRY(Status(gone));
-        }
-        return LayerRoot::Destroyed::no; // the directory itself is unlinked like any other
+        if (!volume && volume.error().sys_errno() == ENOENT) return Destroyed::entries_remain; // it never had one
+        const auto done = destroy_volume(TRY(Result<VolumeId>(volume)));
+        if (!done && done.error().code() == Errc::Unavailable) return Destroyed::in_use; // still mounted somewhere
+        TRY(Status(done));
+        return Destroyed::entries_remain; // the directory itself is unlinked like any other
     });
 }
 

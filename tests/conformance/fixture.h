@@ -65,6 +65,7 @@ protected:
     void commit(LayerId id, const std::vector<LayerId> &parents);
     /// A read-only look at a layer, until the end of the test.
     std::string view(LayerId id, const std::vector<LayerId> &parents);
+    void drop_views() { views_.clear(); }
     std::string diff(LayerId id, const std::vector<LayerId> &parents, drivers::Driver::DiffReport *report = nullptr);
     /// "A /x", "C /y", "D /z", sorted.
     std::vector<std::string> changes(LayerId id, const std::vector<LayerId> &parents);

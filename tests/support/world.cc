@@ -17,7 +17,6 @@
 #include <fstream>
 #include <map>
 #include <sstream>
-#include <thread>
 
 #include "drivers/devicemapper/devicemapper.h"
 #include "support/zfs_world.h"
@@ -132,7 +131,7 @@ std::string disk_of(const std::string &root) {
     if (disk.fd) return disk.path;
     std::filesystem::create_directories(std::filesystem::path(root).parent_path());
     const UniqueFd file(::open((root + ".disk").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!file || ::ftruncate(file.get(), std::max(off_t{3} << 28U, ::lseek(file.get(), 0, SEEK_END))) != 0)
+    if (!file || ::ftruncate(file.get(), std::max(off_t{4} << 30U, ::lseek(file.get(), 0, SEEK_END))) != 0)
         throw std::runtime_error("disk " + root);
     auto attached = sys::attach_loop(file.get(), false);
     if (!attached) throw std::runtime_error(attached.error().text());
@@ -146,7 +145,7 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
     drivers::DriverOptions out;
     if (tested == "zfs_command") out["library"] = "off";
     if (driver_of(tested) != "devicemapper") return out;
-    out = {{"data_size", "768M"}, {"metadata_size", "8M"}, {"base_size", "48M"}};
+    out = {{"data_size", "4G"}, {"metadata_size", "8M"}, {"base_size", "48M"}};
     if (tested.ends_with("_xfs")) {
         out["fs"] = "xfs";
         // xfsprogs' own tests make file systems of less than 300 MiB so.
@@ -166,15 +165,13 @@ void put_to_rest(const std::string &root) {
     sys::Hook *const hook = sys::detail::hook.load();
     sys::set_hook(nullptr);
     // What was mounted last may be on its way out still.
-    for (int tries = 0; tries < 100; ++tries) {
-        const auto done = drivers::devicemapper::deactivate(root);
-        EXPECT_TRUE(done) << done.error().text();
-        const auto left = drivers::devicemapper::active_devices(root);
-        EXPECT_TRUE(left) << left.error().text();
-        if (!left || *left == 0) break;
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        EXPECT_NE(tries, 99) << *left << " devices of " << root << " stay in use";
-    }
+    Result<uint64_t> left = 1;
+    for (int tries = 0; tries < 5 && left && *left > 0; ++tries)
+        left = drivers::devicemapper::deactivate(root);
+    if (!left)
+        ADD_FAILURE() << left.error().text();
+    else
+        EXPECT_EQ(*left, 0U) << "devices of " << root << " stay in use";
     disks().erase(root);
     sys::set_hook(hook);
 }

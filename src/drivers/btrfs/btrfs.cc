@@ -156,7 +156,7 @@ Result<bool> Btrfs::destroy(int trash, const char *name) const {
 
 Result<uint64_t> Btrfs::reap(const std::atomic<bool> *cancel) {
     return root_.reap(cancel, [this](int trash, const char *name) -> Result<LayerRoot::Destroyed> {
-        return TRY(destroy(trash, name)) ? LayerRoot::Destroyed::yes : LayerRoot::Destroyed::no;
+        return TRY(destroy(trash, name)) ? LayerRoot::Destroyed::whole : LayerRoot::Destroyed::entries_remain;
     });
 }
 

@@ -19,6 +19,7 @@ namespace shale::drivers::devicemapper {
 namespace {
 
 constexpr uint64_t mib = uint64_t{1} << 20U;
+constexpr uint64_t unit = uint64_t{64} << 10U; ///< of the metadata's size on a device
 constexpr auto lvm_deadline = std::chrono::seconds(60);
 
 Status all_zero(const BlockDevice &device, uint64_t bytes) {
@@ -130,7 +131,7 @@ public:
         }
         const UniqueFd fd = TRY(sys::open_block_device(device.path, O_RDWR | O_EXCL));
         std::string label =
-            fmt::format("{}store={}\nmetadata={}\n", magic, name_.store, (metadata + mib - 1) / mib * mib);
+            fmt::format("{}store={}\nmetadata={}\n", magic, name_.store, (metadata + unit - 1) / unit * unit);
         label.resize(4096, '\0');
         TRY(sys::pwrite_all(fd.get(), std::as_bytes(std::span(label)), 0));
         // A fresh pool is one whose metadata begins with a block of zeros.
@@ -248,7 +249,7 @@ public:
     }
     Status detach() override {
         for (const auto *part : {"meta", "data"})
-            TRY(lvm({"lvchange", "-an", full_name(part)}));
+            if (TRY(exists(part))) TRY(lvm({"lvchange", "-an", full_name(part)}));
         return {};
     }
 

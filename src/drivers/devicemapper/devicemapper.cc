@@ -28,18 +28,9 @@ Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOption
     return std::make_unique<Devicemapper>(std::move(layers), std::move(pool));
 }
 
-Status deactivate(const std::string &root) {
+Result<uint64_t> deactivate(const std::string &root) {
     const LayerRoot layers = TRY(LayerRoot::open(root));
     return TRY(Pool::open(layers.fd(), {}))->deactivate_all();
-}
-
-Result<uint64_t> active_devices(const std::string &root) {
-    const LayerRoot layers = TRY(LayerRoot::open(root));
-    const std::string prefix = TRY(Pool::open(layers.fd(), {}))->prefix() + "-";
-    uint64_t out = 0;
-    for (const auto &name : TRY(sys::dm_names()))
-        out += name.starts_with(prefix) ? 1 : 0;
-    return out;
 }
 
 Devicemapper::Devicemapper(LayerRoot root, std::unique_ptr<Pool> pool)

@@ -18,11 +18,9 @@
 namespace shale::drivers::devicemapper {
 
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &options);
-/// Deactivates every device of the store's driver directory ROOT; those in use go when their last user does. Nothing is
-/// lost: the next use activates them again.
-Status deactivate(const std::string &root);
-/// Number of those that are active.
-Result<uint64_t> active_devices(const std::string &root);
+/// Deactivates the devices of the store's driver directory ROOT that nothing has open, the pool after its volumes;
+/// returns how many stay. Nothing is lost: the next use activates them again.
+Result<uint64_t> deactivate(const std::string &root);
 
 class Devicemapper final : public MountedTreeDriver {
 public:

@@ -325,8 +325,10 @@ Status Pool::check_transaction() {
     const auto status = TRY(sys::parse_thin_pool_status(lines[0].parameters));
     if (status.mode == PoolMode::failed || status.mode == PoolMode::error) return usable(status, name());
     if (status.transaction == numbers.to) return {};
-    if (status.transaction == numbers.from)
+    if (status.transaction == numbers.from) {
+        TRY(usable(status, name()));
         return sys::dm_message(name(), fmt::format("set_transaction_id {} {}", numbers.from, numbers.to));
+    }
     return fail(
         Errc::FailedPrecondition,
         fmt::format(
@@ -342,7 +344,7 @@ Status Pool::check_transaction() {
 }
 
 Result<uint64_t> Pool::reserve(uint64_t count) {
-    TRY(ready());
+    TRY(usable(TRY(status()), name()));
     const UniqueFd held = TRY(lock(0));
     const Numbers numbers = TRY(read_numbers(root_.get()));
     if (numbers.to + count > volume_limit)

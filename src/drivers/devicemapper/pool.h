@@ -72,8 +72,8 @@ public:
     Status destroy(VolumeId volume);
     /// Deactivates volumes that nothing has open and that were handed out `age` ago or earlier.
     Status deactivate_idle(std::chrono::seconds age);
-    /// Deactivates all, the pool too; what is in use goes later.
-    Status deactivate_all();
+    /// Deactivates what nothing has open, the pool last; how many devices stay.
+    Result<uint64_t> deactivate_all();
 
     sys::MountSpec mount_spec(const std::string &device, bool read_only) const;
 

@@ -180,6 +180,8 @@ Status Pool::destroy(VolumeId volume) {
     if (config_.discards() && now.discard == sys::ThinPoolStatus::Discard::passed_down)
         if (const auto done = discard_all(volume); !done && done.error().code() != Errc::NotFound) return done;
     const auto done = sys::dm_message(name(), fmt::format("delete {}", volume.value));
+    if (!done && done.error().sys_errno() == EBUSY)
+        return fail(Errc::Unavailable, fmt::format("volume {} is in use under another name", volume.value));
     if (!done && done.error().sys_errno() != ENODATA) return done;
     if (const auto mark = sys::unlink_at(directory_.get(), size_mark(volume).c_str());
         !mark && mark.error().sys_errno() != ENOENT)
@@ -221,19 +223,24 @@ Status Pool::deactivate_idle(std::chrono::seconds age) {
     return {};
 }
 
-Status Pool::deactivate_all() {
-    if (const auto there = sys::dm_version(); !there) return {};
-    for (const auto &device : TRY(sys::dm_names()))
-        if (volume_in(device, prefix_)) {
-            if (const auto info = TRY(sys::dm_find(device)); info && info->suspended) (void)sys::dm_resume(device);
-            (void)sys::dm_remove(device, sys::DmRemove::when_unused);
-        }
+Result<uint64_t> Pool::deactivate_all() {
+    if (!sys::dm_version()) return 0;
     const std::lock_guard guard(mutex_);
     ready_ = false;
-    if (TRY(sys::dm_find(name()))) TRY(sys::dm_remove(name(), sys::DmRemove::when_unused));
-    for (const auto *part : {"-meta", "-data"})
-        if (TRY(sys::dm_find(prefix_ + part))) TRY(sys::dm_remove(prefix_ + part, sys::DmRemove::when_unused));
-    return {};
+    uint64_t left = 0;
+    // At once or not at all: a removal that is left to the kernel has no end that one could wait for.
+    const auto remove = [&](const std::string &device) -> Status {
+        const auto done = remove_device(device);
+        if (done) return {};
+        if (done.error().code() != Errc::Unavailable) return done;
+        ++left;
+        return {};
+    };
+    for (const auto &device : TRY(sys::dm_names()))
+        if (volume_in(device, prefix_)) TRY(remove(device));
+    for (const auto *part : {"-pool", "-meta", "-data"})
+        if (left == 0) TRY(remove(prefix_ + part));
+    return left;
 }
 
 } // namespace shale::drivers::devicemapper

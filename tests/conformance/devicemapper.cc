@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only devicemapper has: a pool that fills, is damaged, is another's, grows, and gives space back.
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "conformance/fixture.h"
+#include "drivers/devicemapper/pool.h"
+#include "sys/dm.h"
+#include "sys/fs.h"
+#include "sys/loop.h"
+#include "sys/mount.h"
+#include "sys/run.h"
+
+namespace shale::conformance {
+namespace {
+
+using drivers::devicemapper::Pool;
+using sys::PoolMode;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+class DevicemapperDriver : public DriverTest {
+protected:
+    [[nodiscard]] std::string pool_file(const char *name) const { return driver_root() + "/pool/" + name; }
+    /// A second look at the pool under test.
+    [[nodiscard]] std::unique_ptr<Pool> pool() const {
+        const auto root = sys::open_dir(AT_FDCWD, driver_root().c_str());
+        EXPECT_DONE(root);
+        auto opened = Pool::open(root->get(), {});
+        EXPECT_DONE(opened);
+        return std::move(*opened);
+    }
+    [[nodiscard]] sys::ThinPoolStatus status() const {
+        const auto lines = sys::dm_status(pool()->name(), sys::DmStatus::commit);
+        EXPECT_DONE(lines);
+        if (!lines || lines->size() != 1) return {};
+        const auto parsed = sys::parse_thin_pool_status(lines->at(0).parameters);
+        EXPECT_DONE(parsed);
+        return parsed.value_or(sys::ThinPoolStatus{});
+    }
+    /// Nothing of the store is active.
+    void rest() {
+        driver_.reset();
+        test::put_to_rest(driver_root());
+    }
+    [[nodiscard]] bool on_files() const { return !GetParam().contains("_direct"); }
+    [[nodiscard]] bool xfs() const { return GetParam().ends_with("_xfs"); }
+    static uint64_t blocks_of(const std::string &file) {
+        return static_cast<uint64_t>(status_of(file).st_blocks) * 512;
+    }
+    /// Writes up to `mib` MiB; the errno that ended it.
+    static int fill(const std::string &file, unsigned mib) {
+        const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        const std::string block(1U << 20U, 'x');
+        for (unsigned i = 0; i < mib; ++i)
+            if (::write(fd.get(), block.data(), block.size()) < 0 || ::fsync(fd.get()) != 0) return errno;
+        return 0;
+    }
+};
+
+TEST_P(DevicemapperDriver, EveryCreateInAPoolOfFullMetadataIsRefusedWithTheFigures) {
+    reopen({{"metadata_size", "512K"}});
+    const LayerId base = import({}, Archive().file("f", "x"));
+    std::vector<LayerId> made;
+    Status done;
+    for (int i = 0; i < 2000 && done; ++i) {
+        made.push_back(next());
+        done = driver_->create(made.back(), std::vector{base}, {});
+        if (!done) break;
+        put(mount(made.back(), {base}) + "/own", "o"); // until then it shares its parent's mappings
+        stop(made.back());
+    }
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code(), Errc::ResourceExhausted) << done.error().text();
+    EXPECT_THAT(done.error().text(), HasSubstr("metadata is nearly full"));
+    EXPECT_THAT(done.error().text(), HasSubstr("%"));
+    EXPECT_GT(made.size(), 10U);
+    for (int i = 0; i < 5; ++i) {
+        const auto again = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(again);
+        EXPECT_EQ(again.error().code(), Errc::ResourceExhausted) << again.error().text();
+    }
+    auto now = status();
+    EXPECT_EQ(now.mode, PoolMode::read_write) << "refused before the kernel had to";
+    EXPECT_LT(now.used_metadata_blocks, now.total_metadata_blocks);
+    // Space returns; no repair, no new start.
+    for (size_t i = 0; i < made.size(); i += 2)
+        ASSERT_DONE(driver_->remove(made[i]));
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_LT(status().used_metadata_blocks, now.used_metadata_blocks);
+    const LayerId fresh = next();
+    put(start(fresh, {base}) + "/new", "n");
+    commit(fresh, {base});
+    EXPECT_EQ(get(view(fresh, {base}) + "/new"), "n");
+}
+
+TEST_P(DevicemapperDriver, APoolOfFullDataEndsInErrorsAndGoesOnWhenSpaceReturns) {
+    reopen({{"data_size", xfs() ? "48M" : "32M"}});
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId victim = next();
+    const std::string path = start(victim, {base});
+    const int error = fill(path + "/fill", 44);
+    EXPECT_TRUE(error == ENOSPC || error == EIO) << error << ": nobody waits";
+    const auto full = status();
+    EXPECT_GE(full.used_data_blocks * 100, full.total_data_blocks * 95);
+    EXPECT_TRUE(full.mode == PoolMode::out_of_data_space || full.mode == PoolMode::read_write);
+    for (int i = 0; i < 3; ++i) {
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted);
+        EXPECT_THAT(refused.error().text(), HasSubstr("data space is nearly full"));
+    }
+    EXPECT_FALSE(try_import(next(), {}, Archive().file("g", "y").bytes()));
+    EXPECT_EQ(::umount2((scratch_ + "/mnt/" + to_string(victim)).c_str(), 0), 0) << std::strerror(errno);
+    ASSERT_DONE(driver_->remove(victim));
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(status().mode, PoolMode::read_write);
+    const LayerId fresh = next();
+    const std::string again = start(fresh, {base});
+    EXPECT_EQ(fill(again + "/fill", 4), 0);
+    commit(fresh, {base});
+    EXPECT_EQ(get(view(fresh, {base}) + "/f"), "x");
+    EXPECT_THAT(*driver_->check(base, {}), IsEmpty());
+}
+
+TEST_P(DevicemapperDriver, RemovalGivesSpaceBackBelowThePool) {
+    if (!on_files()) GTEST_SKIP() << "files shrink, devices do not";
+    const LayerId small = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{small}));
+    const uint64_t before = blocks_of(pool_file("data"));
+    const LayerId big = import({small}, Archive().file("big", std::string(24U << 20U, 'b')));
+    ASSERT_DONE(driver_->sync(std::vector{big}));
+    const LayerId child = next();
+    ASSERT_DONE(driver_->create(child, std::vector{big, small}, {}));
+    EXPECT_GT(blocks_of(pool_file("data")), before + (24U << 20U));
+    ASSERT_DONE(driver_->remove(big));
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_GT(blocks_of(pool_file("data")), before + (24U << 20U)) << "its child has the blocks";
+    EXPECT_EQ(get(view(child, {big, small}) + "/big").size(), 24U << 20U);
+    ASSERT_DONE(driver_->remove(child));
+    const LayerId other = next();
+    ASSERT_DONE(driver_->create(other, std::vector{small}, {}));
+    EXPECT_EQ(*driver_->reap(nullptr), 0U) << "a layer that is looked at stays for the next reaper";
+    EXPECT_EQ(driver_->trash()->layers, 1U);
+    drop_views();
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+    EXPECT_LT(blocks_of(pool_file("data")), before + (4U << 20U));
+}
+
+TEST_P(DevicemapperDriver, AnotherTransactionIsRefusedWithTheWayOut) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    rest();
+    const std::string numbers = get(driver_root() + "/volumes");
+    put(driver_root() + "/volumes", "800 900");
+    reopen({});
+    for (int i = 0; i < 2; ++i) {
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+        EXPECT_THAT(refused.error().text(), HasSubstr("transaction id"));
+        EXPECT_THAT(refused.error().text(), HasSubstr("900"));
+        EXPECT_THAT(refused.error().text(), HasSubstr("set_transaction_id"));
+    }
+    rest();
+    put(driver_root() + "/volumes", numbers);
+    reopen({});
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x");
+}
+
+TEST_P(DevicemapperDriver, ACrashBetweenStoreAndPoolIsMended) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const uint64_t now = status().transaction;
+    rest();
+    put(driver_root() + "/volumes", fmt::format("{} {}", now, now + 4)); // the pool was not told
+    reopen({});
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x");
+    EXPECT_EQ(status().transaction, now + 4);
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(get(driver_root() + "/volumes"), fmt::format("{} {}", now + 4, status().transaction));
+}
+
+TEST_P(DevicemapperDriver, NumbersOfVolumesRunOutInWords) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const uint64_t now = status().transaction;
+    ASSERT_DONE(sys::dm_message(pool()->name(), fmt::format("set_transaction_id {} 16777216", now)));
+    put(driver_root() + "/volumes", fmt::format("{} 16777216", now));
+    reopen({});
+    const auto refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted);
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x");
+}
+
+/// Sets or clears a flag of the pool's superblock (drivers/md/dm-thin-metadata.c: flags at 4, checksum at 0).
+void set_flags(const std::string &metadata, uint32_t flags) {
+    const UniqueFd fd(::open(metadata.c_str(), O_RDWR | O_CLOEXEC));
+    std::array<unsigned char, 4096> block{};
+    ASSERT_EQ(::pread(fd.get(), block.data(), block.size(), 0), 4096);
+    std::memcpy(block.data() + 4, &flags, sizeof flags);
+    uint32_t sum = 0xffff'ffff; // crc32c without the last inversion
+    for (size_t i = 4; i < block.size(); ++i) {
+        sum ^= block.at(i);
+        for (int bit = 0; bit < 8; ++bit)
+            sum = (sum >> 1U) ^ ((sum & 1U) != 0 ? 0x82f6'3b78U : 0U);
+    }
+    sum ^= 160'774U;
+    std::memcpy(block.data(), &sum, sizeof sum);
+    ASSERT_EQ(::pwrite(fd.get(), block.data(), block.size(), 0), 4096);
+    ASSERT_EQ(::fsync(fd.get()), 0);
+}
+
+TEST_P(DevicemapperDriver, NeedsCheckIsNamed) {
+    if (!on_files()) GTEST_SKIP() << "the flag is set in a file here";
+    const LayerId base = import({}, Archive().file("f", "x"));
+    rest();
+    set_flags(pool_file("metadata"), 1);
+    reopen({});
+    const auto refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(refused.error().text(), HasSubstr("needs_check"));
+    EXPECT_THAT(refused.error().text(), HasSubstr("--clear-needs-check-flag"));
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x") << "what is there can be read";
+    drop_views();
+    rest();
+    // The way out of the text.
+    ASSERT_DONE(sys::run_tool_or_fail({"/usr/sbin/thin_check", "-q", "--clear-needs-check-flag", pool_file("metadata")},
+                                      std::chrono::seconds(60)));
+    reopen({});
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+}
+
+TEST_P(DevicemapperDriver, DamagedMetadataIsNotActivated) {
+    if (!on_files()) GTEST_SKIP() << "it is damaged in a file here";
+    (void)import({}, Archive().file("f", "x"));
+    rest();
+    {
+        const UniqueFd fd(::open(pool_file("metadata").c_str(), O_RDWR | O_CLOEXEC));
+        ASSERT_EQ(::pwrite(fd.get(), "damage", 6, 100), 6);
+    }
+    reopen({});
+    const auto refused = driver_->create(next(), {}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::DataLoss);
+    EXPECT_THAT(refused.error().text(), HasSubstr("thin_check"));
+    EXPECT_FALSE(*sys::dm_find(pool()->name()));
+}
+
+TEST_P(DevicemapperDriver, AFailedPoolIsNamed) {
+    if (on_files()) GTEST_SKIP() << "its metadata is taken away below a linear device here";
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    const std::string metadata = pool()->prefix() + "-meta";
+    const auto table = sys::dm_table(metadata);
+    ASSERT_DONE(table);
+    ASSERT_DONE(sys::dm_reload(metadata, {{0, table->at(0).length_sectors, "error", ""}}));
+    ASSERT_DONE(sys::dm_suspend(metadata));
+    ASSERT_DONE(sys::dm_resume(metadata));
+    Status refused = driver_->create(next(), std::vector{base}, {}); // the kernel finds out
+    refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
+    EXPECT_THAT(refused.error().text(), testing::AnyOf(HasSubstr("(Fail)"), HasSubstr("needs_check")));
+    ASSERT_DONE(driver_->remove(base));
+    EXPECT_FALSE(driver_->reap(nullptr)) << "nothing is taken for deleted";
+    EXPECT_EQ(driver_->trash()->layers, 1U);
+}
+
+TEST_P(DevicemapperDriver, AMountOfSomethingElseIsAnError) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId one = next(), other = next();
+    const std::string path = start(one, {base});
+    ASSERT_DONE(driver_->prove_mount(one, path));
+    (void)start(other, {base});
+    const auto wrong = driver_->prove_mount(other, path);
+    ASSERT_FALSE(wrong);
+    EXPECT_EQ(wrong.error().code(), Errc::Internal);
+    EXPECT_THAT(wrong.error().text(), HasSubstr("must not be used"));
+    stop(one);
+    EXPECT_FALSE(driver_->prove_mount(one, path)) << "the bare mount point";
+}
+
+TEST_P(DevicemapperDriver, TheDeviceGoesWithItsLastMount) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    (void)diff(base, {});
+    const auto active = [&] {
+        const std::string prefix = pool()->prefix() + "-";
+        const auto names = sys::dm_names();
+        EXPECT_DONE(names);
+        return std::ranges::count_if(names.value_or(std::vector<std::string>{}), [&](const std::string &name) {
+            return name.starts_with(prefix) && name.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+        });
+    };
+    for (int i = 0; i < 100 && active() > 0; ++i)
+        ::usleep(10'000);
+    EXPECT_EQ(active(), 0) << "what the driver itself mounted";
+    const LayerId container = next();
+    put(start(container, {base}) + "/g", "y");
+    EXPECT_EQ(active(), 1);
+    EXPECT_EQ(get(view(container, {base}) + "/g"), "y") << "read while it runs";
+    EXPECT_THAT(changes(container, {base}), testing::ElementsAre("A /g"));
+    drop_views();
+    stop(container);
+    ASSERT_DONE(driver_->seal(container, std::vector{base}));
+    for (int i = 0; i < 100 && active() > 0; ++i)
+        ::usleep(10'000);
+    EXPECT_EQ(active(), 0);
+}
+
+TEST_P(DevicemapperDriver, WhatIsFixedIsRefusedInWords) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    for (const auto &[key, value] :
+         {std::pair{"base_size", "64M"}, {"block_size", "128K"}, {"fs", xfs() ? "ext4" : "xfs"}}) {
+        reopen({{key, value}});
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused) << key;
+        EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+        EXPECT_THAT(refused.error().text(), HasSubstr(std::string(key) + "="));
+    }
+    reopen({});
+    const auto small = driver_->create(next(), std::vector{base}, {.bytes = 1U << 20U});
+    ASSERT_FALSE(small);
+    EXPECT_EQ(small.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(small.error().text(), HasSubstr("cannot be made smaller"));
+    EXPECT_FALSE(driver_->create(next(), std::vector{base}, {.inodes = 100}));
+}
+
+TEST_P(DevicemapperDriver, ARaisedLimitCountsAtOnce) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId container = next();
+    const std::string path = start(container, {base});
+    EXPECT_NE(fill(path + "/one", 64), 0);
+    ASSERT_DONE(driver_->quota()->set(container, {.bytes = 96U << 20U}));
+    EXPECT_EQ(driver_->quota()->get(container)->bytes, 96U << 20U);
+    EXPECT_EQ(fill(path + "/two", 24), 0) << "while it is mounted";
+    commit(container, {base});
+    const LayerId child = next();
+    ASSERT_DONE(driver_->create(child, std::vector{container, base}, {}));
+    EXPECT_EQ(driver_->quota()->get(child)->bytes, 96U << 20U);
+    EXPECT_EQ(get(view(child, {container, base}) + "/two").size(), 24U << 20U);
+}
+
+TEST_P(DevicemapperDriver, ThePoolGrowsInUseAndAtRest) {
+    if (!on_files()) GTEST_SKIP() << "a device grows by itself";
+    reopen({{"data_size", "64M"}, {"metadata_size", "4M"}});
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId container = next();
+    const std::string path = start(container, {base});
+    EXPECT_EQ(status().total_data_blocks, 1024U);
+    reopen({{"data_size", "96M"}, {"metadata_size", "8M"}});
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(status().total_data_blocks, 1536U);
+    EXPECT_EQ(status().total_metadata_blocks, 2048U);
+    EXPECT_EQ(fill(path + "/fill", 8), 0);
+    stop(container);
+    rest();
+    reopen({{"data_size", "128M"}});
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(status().total_data_blocks, 2048U);
+    EXPECT_EQ(get(view(container, {base}) + "/f"), "x");
+}
+
+TEST_P(DevicemapperDriver, AnotherOwnersDeviceIsRefused) {
+    if (on_files()) GTEST_SKIP() << "files are the store's own";
+    const std::string disk = test::options_of(GetParam(), driver_root()).at("device");
+    put(disk, "somebody's data");
+    const auto refused = driver_->create(next(), {}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(refused.error().text(), HasSubstr("not empty"));
+    std::array<char, 15> kept{};
+    EXPECT_EQ(::pread(UniqueFd(::open(disk.c_str(), O_RDONLY | O_CLOEXEC)).get(), kept.data(), kept.size(), 0), 15);
+    EXPECT_EQ(std::string_view(kept.data(), kept.size()), "somebody's data");
+    put(disk, std::string(4096, '\0'));
+    (void)import({}, Archive().file("f", "x"));
+    // Now it is this store's, and no other's.
+    rest();
+    std::filesystem::remove_all(driver_root());
+    reopen({});
+    const auto other = driver_->create(next(), {}, {});
+    ASSERT_FALSE(other);
+    EXPECT_THAT(other.error().text(), HasSubstr("another store"));
+}
+
+TEST_P(DevicemapperDriver, LogicalVolumes) {
+    if (on_files()) GTEST_SKIP() << "once is enough";
+    if (::access("/usr/sbin/lvm", X_OK) != 0) GTEST_SKIP() << "needs lvm2";
+    const std::string disk = test::options_of(GetParam(), driver_root()).at("device");
+    const std::string home = scratch_ + "/lvm";
+    std::filesystem::create_directory(home);
+    put(home + "/lvm.conf", fmt::format("devices {{ filter=[\"a|^{}$|\",\"r|.*|\"] use_devicesfile=0 "
+                                        "external_device_info_source=\"none\" obtain_device_list_from_udev=0 }}\n"
+                                        "activation {{ monitoring=0 verify_udev_operations=0 }}\n"
+                                        "global {{ use_lvmpolld=0 event_activation=0 }}\n",
+                                        disk));
+    ::setenv("LVM_SYSTEM_DIR", home.c_str(), 1);
+    const auto lvm = [](std::vector<std::string> arguments) {
+        arguments.insert(arguments.begin(), "/usr/sbin/lvm");
+        const auto done = sys::run_tool_or_fail(arguments, std::chrono::seconds(60));
+        EXPECT_DONE(done);
+        return done.value_or("");
+    };
+    const std::string vg = fmt::format("shaletest{}", ::getpid());
+    lvm({"pvcreate", "-y", disk});
+    lvm({"vgcreate", vg, disk});
+    const auto info = drivers::find_driver("devicemapper");
+    drivers::DriverOptions options{{"pool", "vg"},          {"vg", vg},           {"data_size", "128M"},
+                                   {"metadata_size", "8M"}, {"base_size", "48M"}, {"fs", xfs() ? "xfs" : "ext4"}};
+    const auto again = [&] {
+        driver_.reset();
+        auto opened = (*info)->open(driver_root(), options);
+        EXPECT_DONE(opened);
+        driver_ = std::move(*opened);
+    };
+    again();
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId container = next();
+    put(start(container, {base}) + "/g", "y");
+    commit(container, {base});
+    EXPECT_THAT(lvm({"lvs", "--noheadings", "-o", "lv_name", vg}), HasSubstr("_meta"));
+    rest();
+    options["data_size"] = "192M";
+    again();
+    EXPECT_EQ(get(view(container, {base}) + "/g"), "y");
+    EXPECT_EQ(get(view(container, {base}) + "/f"), "x");
+    drop_views();
+    again(); // with the pool active: it grows now
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(status().total_data_blocks, 3072U);
+    rest();
+    lvm({"vgchange", "-an", vg});
+    lvm({"vgremove", "-ff", "-y", vg});
+}
+
+INSTANTIATE_TEST_SUITE_P(Drivers, DevicemapperDriver,
+                         testing::Values("devicemapper", "devicemapper_xfs", "devicemapper_direct",
+                                         "devicemapper_direct_xfs"),
+                         [](const auto &info) { return info.param; });
+
+} // namespace
+} // namespace shale::conformance
