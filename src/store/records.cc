@@ -78,6 +78,14 @@ Errc errc_of_sqlite(int code) {
     }
 }
 
+/// SQLite knows a full disk, but calls a quota that is used up an I/O error.
+Error failure(sqlite3 *db, int code, std::string text) {
+    if ((code & 0xff) == SQLITE_IOERR && sqlite3_system_errno(db) == EDQUOT)
+        return {Errc::ResourceExhausted, EDQUOT,
+                text + ": the quota of the store's file system is used up; nothing was changed"};
+    return {errc_of_sqlite(code), std::move(text)};
+}
+
 } // namespace
 
 Statement::~Statement() {
@@ -99,8 +107,9 @@ Result<bool> Statement::step() {
     const int code = sqlite3_step(statement_);
     if (code == SQLITE_ROW) return true;
     if (code == SQLITE_DONE) return false;
-    return fail(errc_of_sqlite(code),
-                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_)));
+    return std::unexpected(
+        failure(records_->db_, code,
+                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_))));
 }
 Status Statement::run() {
     while (TRY(step())) {
@@ -117,7 +126,7 @@ Digest Statement::digest(int column) const {
 }
 
 Error Records::error(std::string_view doing) const {
-    return {errc_of_sqlite(sqlite3_errcode(db_)), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_))};
+    return failure(db_, sqlite3_errcode(db_), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_)));
 }
 
 Status Records::exec(const char *sql) {

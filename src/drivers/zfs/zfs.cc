@@ -120,16 +120,23 @@ Status Zfs::with_figures(Status &&done, const std::string &name) const {
         figures + "; nothing was kept; free space there or raise the quota, then try again"));
 }
 
+Result<uint64_t> Zfs::reserve_volumes(uint64_t count) {
+    const auto home = home_.name();
+    if (!home && home.error().code() != Errc::NotFound) return std::unexpected(home.error());
+    for (;;) {
+        const uint64_t first = TRY(MountedTreeDriver::reserve_volumes(count));
+        bool taken = false;
+        for (uint64_t i = 0; home && !taken && i < count; ++i)
+            taken = TRY(zfs_.exists(fmt::format("{}/{}", *home, first + i)));
+        if (!taken) return first;
+    }
+}
+
 Status Zfs::make_volume(VolumeId volume, std::optional<VolumeId> parent) {
     const std::string home = TRY(home_.ready());
     const std::string name = fmt::format("{}/{}", home, volume.value);
     auto done =
         parent ? zfs_.clone(fmt::format("{}/{}{}", home, parent->value, seal_name), name, {}) : zfs_.create(name, {});
-    if (!done && done.error().sys_errno() == EEXIST) // numbers are given once: this is not ours to delete
-        return fail(Errc::AlreadyExists,
-                    fmt::format("dataset {} is there already, though no layer ever had this number (was {} restored "
-                                "from a copy?); the next try takes the next number",
-                                name, root_.path()));
     return with_figures(std::move(done), name);
 }
 

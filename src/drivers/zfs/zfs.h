@@ -66,6 +66,8 @@ public:
 
 private:
     friend class DatasetLimit;
+    /// Skips numbers whose dataset is there: a store whose directory was restored from a copy counts anew.
+    Result<uint64_t> reserve_volumes(uint64_t count) override;
     Status make_volume(VolumeId volume, std::optional<VolumeId> parent) override;
     Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) override;
     Status prove(VolumeId volume, int root) override;
