@@ -21,7 +21,8 @@ const auto &table() {
                    overlay2::open},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
-        DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
+        DriverInfo{
+            "vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open, {true, true}},
         DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
                    overlay::option_infos(), overlay::open},
     };
