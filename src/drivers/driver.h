@@ -146,6 +146,10 @@ public:
     virtual Result<std::vector<std::string>> verify(LayerId /*id*/) { return std::vector<std::string>(); }
 
     virtual QuotaControl *quota() noexcept { return nullptr; }
+
+    /// The driver is given up: no layer and no trash is left, and what it keeps besides (a pool, a mount) goes. The
+    /// caller removes the directory afterwards. Safe to repeat.
+    virtual Status dismantle() { return {}; }
 };
 
 /// Options of a driver, already validated as key=value ("redirect_dir" -> "on"); see options().
@@ -153,6 +157,10 @@ using DriverOptions = std::map<std::string, std::string, std::less<>>;
 
 struct OptionInfo {
     std::string_view key, default_value, help;
+};
+/// What a layer costs on disk beside its own changes, for estimates.
+struct Footprint {
+    bool parents_bytes = false, parents_inodes = false; ///< a copy of all that is below it
 };
 /// One row of the only list of drivers.
 struct DriverInfo {
@@ -162,6 +170,7 @@ struct DriverInfo {
     std::span<const OptionInfo> options;
     /// `root`: the store's directory for this driver; made by the factory (0700 / 0711).
     Result<std::unique_ptr<Driver>> (*open)(const std::string &root, const DriverOptions &options);
+    Footprint footprint{};
 };
 
 /// All drivers, by priority. registry.cc is the only list.

@@ -29,7 +29,8 @@ const auto &table() {
                    erofs::option_infos(), erofs::open},
         DriverInfo{"devicemapper", 80, "one thin volume a layer, a snapshot of its parent, with ext4 or XFS in it",
                    devicemapper::option_infos(), devicemapper::open},
-        DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
+        DriverInfo{
+            "vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open, {true, true}},
         DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
                    overlay::option_infos(), overlay::open},
     };

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <vector>
 
+#include "base/fd.h"
 #include "sys/fs.h"
 #include "sys/seam.h"
 
@@ -292,6 +294,31 @@ Result<std::string> Records::meta(std::string_view key) {
     auto statement = TRY(prepare("SELECT value FROM meta WHERE key = ?"));
     statement.bind(key);
     return TRY(statement.step()) ? statement.text(0) : std::string();
+}
+
+Status Records::copy_from(const std::string &path, std::string_view driver) {
+    {
+        auto attach = TRY(prepare("ATTACH ? AS old"));
+        TRY(attach.bind(std::string_view(path)).run());
+    }
+    const ScopeGuard detach([&] { (void)exec("DETACH old"); });
+    std::vector<std::string> tables;
+    {
+        auto rows = TRY(prepare("SELECT name FROM old.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
+                                "AND name NOT IN ('meta', 'migration')"));
+        while (TRY(rows.step()))
+            tables.push_back(rows.text(0));
+    }
+    auto tx = TRY(begin(Sync::synced));
+    TRY(exec("PRAGMA defer_foreign_keys=ON")); // whatever the order of the tables
+    for (const auto &table : tables)
+        TRY(exec(fmt::format("DELETE FROM main.\"{0}\"; INSERT INTO main.\"{0}\" SELECT * FROM old.\"{0}\"", table)
+                     .c_str()));
+    TRY(exec("INSERT OR REPLACE INTO main.meta SELECT * FROM old.meta WHERE key NOT IN ('driver', 'moved_to') "
+             "AND key NOT LIKE 'migrat%'"));
+    auto put = TRY(tx.prepare("INSERT OR REPLACE INTO meta VALUES ('driver', ?)"));
+    TRY(put.bind(driver).run());
+    return tx.commit();
 }
 
 namespace {
