@@ -34,6 +34,13 @@ std::string container_root(store::Store &store, std::string_view name) {
 void damage(store::Store &store) {
     const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/1";
     thaw(layer, true);
+    if (const std::string image = layer + "/image.erofs"; std::filesystem::exists(image)) {
+        const auto at = read_all(image).find("root:x:0:0");
+        ASSERT_NE(at, std::string::npos);
+        std::fstream file(image, std::ios::binary | std::ios::in | std::ios::out);
+        file.seekp(static_cast<std::streamoff>(at)).write("lost", 4);
+        return;
+    }
     for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
         if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
     thaw(layer, false);

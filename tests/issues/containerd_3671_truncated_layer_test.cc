@@ -12,17 +12,23 @@ SHALE_ISSUE(Containerd3671);
 TEST_P(Containerd3671, TruncatedFileIsFoundAndMended) {
     auto store = open();
     const auto image = import(*store, {{{dir("usr/"), ""}, {file("usr/lib.so"), std::string(9000, 'x')}}}, "app:1");
-    const std::string path = world_ / ("root/" + GetParam() + "/" + to_string(image.layers[0].id) + "/" +
-                                       (GetParam() == "vfs" ? "fs" : "diff") + "/usr/lib.so");
+    const std::string layer = world_ / ("root/" + GetParam() + "/" + to_string(image.layers[0].id) + "/");
+    std::string path = layer + (GetParam() == "vfs" ? "fs" : "diff") + "/usr/lib.so";
+    std::string named = "usr/lib.so";
+    if (std::filesystem::exists(layer + "image.erofs")) { // one file is all the layer
+        path = layer + "image.erofs";
+        named = "image";
+    }
+    const std::string before = read_all(path);
     std::filesystem::resize_file(path, 0);
     auto report = store->check(store::CheckLevel::full, {});
     ASSERT_TRUE(report) << report.error().text();
     ASSERT_FALSE(report->problems.empty());
-    EXPECT_NE(report->problems[0].what.find("usr/lib.so"), std::string::npos) << report->problems[0].what;
+    EXPECT_NE(report->problems[0].what.find(named), std::string::npos) << report->problems[0].what;
     report = store->check(store::CheckLevel::full, {}, true);
     ASSERT_TRUE(report);
     EXPECT_TRUE(report->problems.at(0).repaired);
-    EXPECT_EQ(read_all(path), std::string(9000, 'x'));
+    EXPECT_TRUE(read_all(path) == before);
     EXPECT_TRUE(store->check(store::CheckLevel::data, {})->problems.empty());
     EXPECT_EQ(store->find_image("app:1")->layers[0].id, image.layers[0].id);
 }
