@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // moby #20298, for-linux #414, podman #13432: images of 125 and more layers fail with "max depth exceeded" or EINVAL
-// because their mount options do not fit one page. Here 200 layers import, mount and read; a driver that stacks fewer by
-// design says so before it unpacks anything.
+// because their mount options do not fit one page. Here 200 layers import, mount and read; a driver that stacks fewer
+// by design says so before it unpacks anything.
 #include "issues/issue_test.h"
 
 namespace shale::test {

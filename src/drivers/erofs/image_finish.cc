@@ -211,7 +211,8 @@ Result<Digest> ImageTree::Finish::run() {
     TRY(write_inodes());
     // An inode is written before it is known how many names its file gets.
     for (const Node &node : tree.nodes_)
-        if (S_ISREG(node.mode) && node.links > 1) TRY(tree.writer_.set_links(node.place, node.links));
+        if (S_ISREG(node.mode) && node.links > 0 && (node.links > 1 || node.recount))
+            TRY(tree.writer_.set_links(node.place, node.links));
     const Planned &root = planned.front();
     const Node &node = tree.nodes_[0];
     read_entries(0);

@@ -277,6 +277,7 @@ Status ImageTree::end_file() {
     Node &node = nodes_[std::exchange(open_file_, none)];
     node.place = TRY(writer_.end_file(head_of(node), xattrs_of(node)));
     node.placed = true;
+    node.recount = node.links != 1;
     if (node.xattrs != none) xattr_sets_[node.xattrs] = {};
     return {};
 }

@@ -74,7 +74,8 @@ private:
         uint32_t xattrs = none; ///< number in xattr_sets_
         InodePlace place;
         uint16_t mode = 0;
-        bool placed = false; ///< it has its place in the image
+        bool placed = false;  ///< it has its place in the image
+        bool recount = false; ///< file: it was written with another number of names than one
     };
     struct Directory {
         uint32_t first_name = none;
