@@ -102,7 +102,7 @@ Status MountedTreeDriver::prove_mount(LayerId id, const std::string &target) {
     return prove(TRY(volume_of(id)), TRY(sys::open_dir(AT_FDCWD, target.c_str())).get());
 }
 
-Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) {
+Result<UniqueFd> MountedTreeDriver::mount_volume(VolumeId volume, Access access) {
     sys::MountSpec spec = TRY(volume_spec(volume, access));
     auto mounted = sys::mount_detached(spec);
     if (!mounted && access == Access::read_only && mounted.error().sys_errno() == EBUSY) {
@@ -110,9 +110,21 @@ Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) 
         std::ranges::replace(spec.options, "ro", "ro=vfs");
         mounted = sys::mount_detached(spec);
     }
-    const UniqueFd root = TRY(std::move(mounted));
-    TRY(prove(volume, root.get()));
-    return sys::open_dir(root.get(), ".");
+    return mounted;
+}
+
+Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) {
+    for (int attempt = 0;; ++attempt) {
+        const auto root = mount_volume(volume, access);
+        if (root) {
+            TRY(prove(volume, root->get()));
+            return sys::open_dir(root->get(), ".");
+        }
+        // Its device went with its last user, just now: another process's, another thread's.
+        const int error = root.error().sys_errno();
+        if ((error != ENOENT && error != ENXIO && error != ENODEV) || attempt == 5)
+            return std::unexpected(root.error());
+    }
 }
 
 Result<UniqueFd> MountedTreeDriver::make_tree(LayerId id, Parents /*parents*/) {

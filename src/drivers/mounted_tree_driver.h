@@ -72,6 +72,7 @@ private:
     Result<UniqueFd> open_stage(LayerId id, int tree) final;
     Status remove_stage(LayerId id, int tree) final;
     Result<std::string> stage_name(LayerId id) const;
+    Result<UniqueFd> mount_volume(VolumeId volume, Access access);
     Result<VolumeId> next_volume();
 
     std::mutex mutex_;

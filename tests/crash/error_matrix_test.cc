@@ -43,7 +43,7 @@ TEST_P(ErrorMatrix, StoreStaysWhole) {
     if (HasFatalFailure()) return;
     int tried = 0;
     for (const auto &trouble : troubles) {
-        for (unsigned step = 1;; step += trouble.stride * step_stride) {
+        for (unsigned step = 1;; step += trouble.stride * step_stride()) {
             const std::string root = world / "root";
             copy_dir(world / "golden", root);
             const std::string what = std::string("with ") + trouble.name + " at call " + std::to_string(step);

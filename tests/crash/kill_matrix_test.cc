@@ -56,7 +56,7 @@ TEST_P(KillMatrix, NothingIsLost) {
     prepare(world, world / "golden", driver);
     if (HasFatalFailure()) return;
     unsigned step = 1;
-    for (;; step += step_stride) {
+    for (;; step += step_stride()) {
         const std::string root = world / "root";
         copy_dir(world / "golden", root);
         const bool killed = run_killed(operation, world, root, driver, step);

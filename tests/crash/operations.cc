@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -58,6 +60,16 @@ Status import_next(store::Store &store, const World &world) {
 }
 
 } // namespace
+
+unsigned step_stride() {
+#ifdef __SANITIZE_THREAD__
+    constexpr unsigned usual = 9;
+#else
+    constexpr unsigned usual = 1;
+#endif
+    const char *wanted = std::getenv("SHALE_TEST_STRIDE");
+    return wanted != nullptr ? std::max(usual, static_cast<unsigned>(std::strtoul(wanted, nullptr, 10))) : usual;
+}
 
 const std::vector<Operation> &operations() {
     static const std::vector<Operation> all{

@@ -11,12 +11,8 @@
 namespace shale::test {
 
 /// Of the matrices' steps every n-th is tried. All of them, but under the thread sanitizer, where a step is 20 times
-/// slower and races do not depend on it.
-#ifdef __SANITIZE_THREAD__
-inline constexpr unsigned step_stride = 9;
-#else
-inline constexpr unsigned step_stride = 1;
-#endif
+/// slower and races do not depend on it, and where $SHALE_TEST_STRIDE says otherwise (a virtual machine without KVM).
+unsigned step_stride();
 
 struct Operation {
     std::string name;

@@ -129,7 +129,9 @@ std::map<std::string, sys::LoopDevice> &disks() {
 std::string disk_of(const std::string &root) {
     auto &disk = disks()[root];
     if (disk.fd) return disk.path;
-    std::filesystem::create_directories(std::filesystem::path(root).parent_path());
+    const std::filesystem::path parent = std::filesystem::path(root).parent_path();
+    if (std::filesystem::create_directories(parent))
+        std::filesystem::permissions(parent, std::filesystem::perms(0711)); // as a store makes its root
     const UniqueFd file(::open((root + ".disk").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!file || ::ftruncate(file.get(), std::max(off_t{4} << 30U, ::lseek(file.get(), 0, SEEK_END))) != 0)
         throw std::runtime_error("disk " + root);

@@ -55,19 +55,11 @@ Status Devicemapper::make_volume(VolumeId volume, std::optional<VolumeId> parent
 }
 
 Result<sys::MountSpec> Devicemapper::volume_spec(VolumeId volume, Access access) {
-    const auto device = TRY(pool_->activate(volume));
-    if (!device.was) {
-        const std::lock_guard guard(mutex_);
-        activated_.insert(volume);
-    }
-    return pool_->mount_spec(device.path, access == Access::read_only);
+    return pool_->mount_spec(TRY(pool_->activate(volume)), access == Access::read_only);
 }
 
-Result<std::vector<sys::MountSpec>> Devicemapper::mounts(LayerId id, Parents parents, Access access) {
-    auto out = TRY(MountedTreeDriver::mounts(id, parents, access));
-    const std::lock_guard guard(mutex_);
-    activated_.erase(TRY(volume_of(id))); // mounted by somebody, some time
-    return out;
+Result<std::vector<sys::MountSpec>> Devicemapper::mounts(LayerId id, Parents /*parents*/, Access access) {
+    return std::vector{pool_->mount_spec(TRY(pool_->hand_out(TRY(volume_of(id)))), access == Access::read_only)};
 }
 
 Status Devicemapper::prove(VolumeId volume, int root) {
@@ -78,11 +70,7 @@ Status Devicemapper::prove(VolumeId volume, int root) {
                     fmt::format("volume {} is device {} ({}), but what is mounted lies on device {}: that mount is not "
                                 "the volume and must not be used",
                                 volume.value, wanted, pool_->device_name(volume), found));
-    {
-        const std::lock_guard guard(mutex_);
-        if (activated_.erase(volume) == 0) return {};
-    }
-    return pool_->deactivate(volume); // when this mount of it is gone
+    return pool_->release(volume);
 }
 
 Status Devicemapper::freeze_volume(VolumeId volume) {

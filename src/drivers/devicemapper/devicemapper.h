@@ -8,8 +8,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
-#include <set>
 #include <string>
 
 #include "drivers/devicemapper/pool.h"
@@ -52,8 +50,6 @@ private:
     Status probe_pool(std::vector<Fact> &facts);
 
     std::unique_ptr<Pool> pool_;
-    std::mutex mutex_;
-    std::set<VolumeId> activated_; ///< by this process for its own use: to be deactivated once mounted
 };
 
 /// A container's limit is the size of its file system: it can be raised only.

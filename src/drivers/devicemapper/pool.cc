@@ -256,9 +256,8 @@ Status Pool::make_base() {
     const auto made = sys::dm_message(name(), "create_thin 0");
     if (!made) return made;
     TRY(sys::dm_message(name(), "set_transaction_id 0 1"));
-    Active device;
-    TRY(activate_locked(base_volume, device));
-    TRY(in_context(format_base(device.path), [] { return "the base file system"; }));
+    const std::string device = TRY(activate_locked(base_volume));
+    TRY(in_context(format_base(device), [] { return "the base file system"; }));
     TRY(remove_device(device_name(base_volume)));
     (void)TRY(sys::dm_status(name(), sys::DmStatus::commit));
     return {};

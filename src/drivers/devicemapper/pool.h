@@ -58,19 +58,20 @@ public:
     /// Makes the volume's device larger; the file system is the caller's business.
     Status enlarge(VolumeId volume, uint64_t bytes);
 
-    struct Active {
-        std::string path; ///< of a node of it
-        bool was = false; ///< it was active before
-    };
-    /// NotFound: the pool has no such volume.
-    Result<Active> activate(VolumeId volume);
-    /// Now when nothing has it open, else by the kernel when the last user closes it.
+    /// Activates it; path of its node. NotFound: the pool has no such volume. What others have open may go meanwhile:
+    /// whoever mounts it is ready to ask again.
+    Result<std::string> activate(VolumeId volume);
+    /// Activates it for somebody who mounts it some time: it stays until deactivate() or deactivate_idle().
+    Result<std::string> hand_out(VolumeId volume);
+    /// Removed at its last close, unless it was handed out.
+    Status release(VolumeId volume);
+    /// Removed now, or at its last close.
     Status deactivate(VolumeId volume);
     /// "major:minor" of the active device.
     Result<std::string> number_of(VolumeId volume) const;
     /// Deletes it; its blocks go back to the pool, and below it when configured. Unavailable: still in use.
     Status destroy(VolumeId volume);
-    /// Deactivates volumes that nothing has open and that were handed out `age` ago or earlier.
+    /// Deactivates volumes that nothing has open and that were activated or handed out `age` ago or earlier.
     Status deactivate_idle(std::chrono::seconds age);
     /// Deactivates what nothing has open, the pool last; how many devices stay.
     Result<uint64_t> deactivate_all();
@@ -92,10 +93,13 @@ private:
     Status check_transaction();
     Result<UniqueFd> lock(uint64_t byte) const;
     Status remove_device(const std::string &device) const;
-    Status activate_locked(VolumeId volume, Active &out);
+    Result<std::string> activate_locked(VolumeId volume);
     Status discard_all(VolumeId volume);
     [[nodiscard]] std::string pool_table(const Attached &devices) const;
     [[nodiscard]] std::string size_mark(VolumeId volume) const;
+    [[nodiscard]] std::string held_mark(VolumeId volume) const; ///< handed out; as old as that
+    Status forget_mark(const std::string &mark) const;
+    Status remove_when_unused(VolumeId volume) const;
 
     UniqueFd root_;
     UniqueFd directory_; ///< ROOT/pool

@@ -14,10 +14,10 @@ namespace {
 constexpr uint64_t mib = uint64_t{1} << 20U;
 
 /// A detached mount of the volume.
-Result<UniqueFd> mount_volume(Pool &pool, VolumeId volume) {
-    const auto device = TRY(pool.activate(volume));
-    const UniqueFd mounted = TRY(sys::mount_detached(pool.mount_spec(device.path, false)));
-    TRY(pool.deactivate(volume)); // when it is unmounted
+Result<UniqueFd> mount_here(Pool &pool, VolumeId volume) {
+    const std::string device = TRY(pool.activate(volume));
+    const UniqueFd mounted = TRY(sys::mount_detached(pool.mount_spec(device, false)));
+    TRY(pool.release(volume)); // when it is unmounted
     return sys::open_dir(mounted.get(), ".");
 }
 
@@ -43,12 +43,12 @@ Status Devicemapper::probe_pool(std::vector<Fact> &facts) {
     const uint64_t first = TRY(pool->reserve(2));
     TRY(pool->snapshot(VolumeId{first}, base_volume));
     {
-        const UniqueFd tree = TRY(mount_volume(*pool, VolumeId{first}));
+        const UniqueFd tree = TRY(mount_here(*pool, VolumeId{first}));
         TRY(make_written_files(tree.get()));
         TRY(sys::syncfs_fd(tree.get()));
     }
     TRY(pool->snapshot(VolumeId{first + 1}, VolumeId{first}));
-    auto tree = mount_volume(*pool, VolumeId{first + 1});
+    auto tree = mount_here(*pool, VolumeId{first + 1});
     facts.push_back({"snapshots", tree ? "yes" : "no", tree ? "" : tree.error().text()});
     facts.push_back({"d_type", tree && TRY(has_d_type(tree->get())) ? "yes" : "no",
                      fmt::format("getdents64 on {} in a volume", name_of(config.fs))});

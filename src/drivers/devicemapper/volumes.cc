@@ -74,18 +74,25 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     }
 }
 
-Status Pool::activate_locked(VolumeId volume, Active &out) {
+std::string Pool::held_mark(VolumeId volume) const {
+    return fmt::format("held-{}", volume.value);
+}
+
+Status Pool::forget_mark(const std::string &mark) const {
+    const auto done = sys::unlink_at(directory_.get(), mark.c_str());
+    if (!done && done.error().sys_errno() != ENOENT) return done;
+    return {};
+}
+
+Result<std::string> Pool::activate_locked(VolumeId volume) {
     const std::string device = device_name(volume);
     for (const int wait : waits_ms) {
         const auto info = TRY(sys::dm_find(device));
         if (info && info->has_table) {
             // A removal that waits for the last user may win: then the device is made again.
-            const bool kept = !info->goes_when_unused || sys::dm_keep(device);
-            if (kept) {
+            if (!info->goes_when_unused || sys::dm_keep(device)) {
                 if (info->suspended) TRY(sys::dm_resume(device)); // whoever suspended it is dead: this lock is ours
-                out.was = true;
-                out.path = TRY(sys::dm_node(device));
-                return {};
+                return sys::dm_node(device);
             }
             std::this_thread::sleep_for(std::chrono::milliseconds(wait));
             continue;
@@ -101,18 +108,23 @@ Status Pool::activate_locked(VolumeId volume, Active &out) {
         if (!made && made.error().sys_errno() == ENODATA)
             return fail(Errc::NotFound, fmt::format("thin pool {} has no volume {}", name(), volume.value));
         TRY(Status(made));
-        out.path = TRY(sys::dm_node(device));
-        return {};
+        return sys::dm_node(device);
     }
     return fail(Errc::Unavailable, fmt::format("device {} comes and goes; try again", device));
 }
 
-Result<Pool::Active> Pool::activate(VolumeId volume) {
+Result<std::string> Pool::activate(VolumeId volume) {
     TRY(ready());
     const UniqueFd held = TRY(lock(1 + volume.value));
-    Active out;
-    TRY(activate_locked(volume, out));
-    return out;
+    return activate_locked(volume);
+}
+
+Result<std::string> Pool::hand_out(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    TRY(forget_mark(held_mark(volume))); // its age counts
+    (void)TRY(sys::open_at(directory_.get(), held_mark(volume).c_str(), O_WRONLY | O_CREAT, 0600));
+    return activate_locked(volume);
 }
 
 Status Pool::remove_device(const std::string &device) const {
@@ -130,12 +142,24 @@ Status Pool::remove_device(const std::string &device) const {
     return fail(Errc::Unavailable, fmt::format("device {} is still in use (mounted, or open by a program)", device));
 }
 
-Status Pool::deactivate(VolumeId volume) {
-    TRY(ready());
-    const UniqueFd held = TRY(lock(1 + volume.value));
+Status Pool::remove_when_unused(VolumeId volume) const {
     const auto done = sys::dm_remove(device_name(volume), sys::DmRemove::when_unused);
     if (!done && done.error().sys_errno() != ENXIO) return done;
     return {};
+}
+
+Status Pool::release(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    if (TRY(sys::stat_if_exists(directory_.get(), held_mark(volume).c_str()))) return {};
+    return remove_when_unused(volume);
+}
+
+Status Pool::deactivate(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    TRY(forget_mark(held_mark(volume)));
+    return remove_when_unused(volume);
 }
 
 Result<std::string> Pool::number_of(VolumeId volume) const {
@@ -162,10 +186,9 @@ Status Pool::enlarge(VolumeId volume, uint64_t bytes) {
 
 /// Every block that only this volume has goes back to what is below the pool.
 Status Pool::discard_all(VolumeId volume) {
-    Active device;
-    TRY(activate_locked(volume, device));
+    const std::string path = TRY(activate_locked(volume));
     {
-        const UniqueFd fd = TRY(sys::open_block_device(device.path, O_RDWR));
+        const UniqueFd fd = TRY(sys::open_block_device(path, O_RDWR));
         TRY(sys::discard_blocks(fd.get(), TRY(size_of(volume))));
     }
     return remove_device(device_name(volume));
@@ -183,10 +206,8 @@ Status Pool::destroy(VolumeId volume) {
     if (!done && done.error().sys_errno() == EBUSY)
         return fail(Errc::Unavailable, fmt::format("volume {} is in use under another name", volume.value));
     if (!done && done.error().sys_errno() != ENODATA) return done;
-    if (const auto mark = sys::unlink_at(directory_.get(), size_mark(volume).c_str());
-        !mark && mark.error().sys_errno() != ENOENT)
-        return mark;
-    return {};
+    TRY(forget_mark(held_mark(volume)));
+    return forget_mark(size_mark(volume));
 }
 
 namespace {
@@ -213,12 +234,18 @@ Status Pool::deactivate_idle(std::chrono::seconds age) {
     for (const auto &device : TRY(sys::dm_names())) {
         const auto volume = volume_in(device, prefix_);
         if (!volume) continue;
-        // The node is as old as the activation.
-        const auto node = sys::stat_if_exists(AT_FDCWD, ("/dev/mapper/" + device).c_str());
-        if (!node || !*node || (*node)->st_mtim.tv_sec + age.count() > now.tv_sec) continue;
         const UniqueFd held = TRY(lock(1 + volume->value));
+        const auto is_old = [&](const auto &file) {
+            return !file || !*file || (*file)->st_mtim.tv_sec + age.count() <= now.tv_sec;
+        };
+        // The node is as old as the activation.
+        if (!is_old(sys::stat_if_exists(AT_FDCWD, ("/dev/mapper/" + device).c_str())) ||
+            !is_old(sys::stat_if_exists(directory_.get(), held_mark(*volume).c_str())))
+            continue;
         const auto info = TRY(sys::dm_find(device));
-        if (info && info->openers == 0) (void)sys::dm_remove(device, sys::DmRemove::now);
+        if (!info || info->openers != 0) continue;
+        TRY(forget_mark(held_mark(*volume)));
+        (void)sys::dm_remove(device, sys::DmRemove::now);
     }
     return {};
 }
