@@ -30,7 +30,7 @@ Result<std::unique_ptr<Store>> Store::open(const StoreOptions &options) {
     };
     if (auto done = store->open_root(); !done) return failed(std::move(done).error());
     if (auto done = store->open_records(); !done) return failed(std::move(done).error());
-    if (!options.read_only && !options.moved)
+    if (!options.read_only && (!options.migrating || TRY(store->records_->meta("moved_to")).empty()))
         if (auto done = store->recover(); !done) return failed(std::move(done).error());
     return store;
 }
@@ -73,7 +73,7 @@ Status Store::open_records() {
 
 /// Refuses another driver than the store's own, and a root whose store is at another now.
 Status Store::check_place(const std::string &recorded) {
-    if (const std::string to = TRY(records_->meta("moved_to")); !to.empty() && !options_.moved)
+    if (const std::string to = TRY(records_->meta("moved_to")); !to.empty() && !options_.migrating)
         return fail(Errc::FailedPrecondition,
                     fmt::format("this store has moved to {0} (driver {1}); use --root {0}{2}", to,
                                 TRY(records_->meta("migrate_driver")),
@@ -101,6 +101,10 @@ Status Store::check_place(const std::string &recorded) {
 
 Status Store::choose_driver() {
     const std::string recorded = TRY(records_->meta("driver"));
+    if (options_.migrating && !recorded.empty() && options_.driver != recorded) {
+        if (!options_.driver.empty()) options_.driver_options.clear(); // they are the other's
+        options_.driver = recorded;
+    }
     TRY(check_place(recorded));
     std::string name = options_.driver.empty() ? recorded : options_.driver;
     if (name.empty()) name = TRY(drivers::choose_driver(options_.root))->name;

@@ -58,7 +58,9 @@ struct StoreOptions {
     unsigned jobs = 0; ///< layers unpacked at once; 0 = number of processors
     archive::TarLimits tar_limits;
     bool read_only = false; ///< opens without recovery or lock of writers (info, df of a broken store)
-    bool moved = false;     ///< opens also what a migration left behind at this root (`shale migrate` alone)
+    /// For `shale migrate` alone: by the store's own driver, even where `driver` (and its options) name another, and
+    /// also where a migration has moved the store away from.
+    bool migrating = false;
 };
 
 /// Progress of long work; called from several threads, one at a time.
