@@ -75,6 +75,9 @@ public:
     virtual ~Driver() = default;
     [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
+    /// True: a sealed layer's unchanged files are further names of the parent's inodes.
+    [[nodiscard]] virtual bool links_to_parents() const noexcept { return false; }
+
     /// An empty staged layer; a leftover with this id is removed first.
     virtual Result<Staging> stage(LayerId id, Parents parents) = 0;
     /// True: a layer can be staged before its parents are applied, so several unpack at once.

@@ -55,19 +55,36 @@ Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
     TRY(remove(id));
     TRY(make_layer(id, parents));
     TRY(count(id));
+    return Staging{std::make_unique<archive::DirectoryTree>(TRY(make_stage(id))), archive::WhiteoutForm::oci_names};
+}
+
+Result<UniqueFd> TreeDriver::open_tree(LayerId id) {
+    return root_.open_part(id, "fs");
+}
+
+Result<UniqueFd> TreeDriver::make_stage(LayerId id) {
     TRY(root_.make((to_string(id) + "/stage").c_str(), 0755));
-    return Staging{std::make_unique<archive::DirectoryTree>(TRY(root_.open_part(id, "stage"))),
-                   archive::WhiteoutForm::oci_names};
+    return root_.open_part(id, "stage");
+}
+
+Result<UniqueFd> TreeDriver::open_stage(LayerId id, int /*tree*/) {
+    return root_.open_part(id, "stage");
+}
+
+Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
+    return sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str());
 }
 
 Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
-    const int stage = staged.tree->root();
+    staged.tree.reset(); // its descriptor may stand in the way of what make_tree() mounts
     const UniqueFd fs = TRY(make_tree(id, parents));
+    archive::DirectoryTree stage_tree(TRY(open_stage(id, fs.get())));
+    const int stage = stage_tree.root();
     // Before the merge: it replaces files of the parents that the layer's links mean.
     const LockedModes staged_modes = TRY(open_up(stage));
     LockedModes modes = TRY(open_up(fs.get()));
     CopiedParent lower(fs.get());
-    Applier applier(*staged.tree, archive::WhiteoutForm::oci_names, lower);
+    Applier applier(stage_tree, archive::WhiteoutForm::oci_names, lower);
     TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
     TRY(settle_modes(stage, report, applier, staged_modes, modes));
     if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage));
@@ -77,9 +94,9 @@ Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const arch
     TRY(in_context(archive::merge_upper(stage, archive::WhiteoutForm::oci_names, fs.get()),
                    [&] { return fmt::format("layer {}: merge", id.value); }));
     TRY(copy_metadata(root_like.get(), fs.get()));
+    TRY(remove_stage(id, fs.get()));
     TRY(lock_again(fs.get(), modes));
     TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
-    TRY(sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str()));
     return make_immutable(id);
 }
 
@@ -103,21 +120,21 @@ Result<std::vector<sys::MountSpec>> TreeDriver::mounts(LayerId id, Parents /*par
 
 Result<Usage> TreeDriver::usage(LayerId id, Parents /*parents*/) {
     if (const auto known = TRY(counted(id))) return *known;
-    auto fs = root_.open_part(id, "fs");
-    if (!fs && fs.error().code() == Errc::NotFound) fs = root_.open_part(id, "stage");
+    auto fs = open_tree(id);
+    if (!fs && fs.error().code() == Errc::NotFound) fs = open_stage(id, -1);
     return walk_usage(TRY(std::move(fs)).get());
 }
 
 Result<Driver::DiffReport> TreeDriver::diff(LayerId id, Parents parents, const archive::Sink &sink) {
     DiffReport out;
-    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    const UniqueFd fs = TRY(open_tree(id));
     if (parents.empty()) {
         out.native = true;
         out.pack = TRY(archive::pack_tree(fs.get(), {}, sink));
         return out;
     }
     out.walk_reason = fmt::format("{} keeps complete trees: both are compared", name());
-    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
+    const UniqueFd lower = TRY(open_tree(parents.front()));
     archive::PackOptions options;
     options.snapshot = trees_are_snapshots();
     out.pack = TRY(archive::pack_diff(lower.get(), fs.get(), options, sink));
@@ -125,15 +142,15 @@ Result<Driver::DiffReport> TreeDriver::diff(LayerId id, Parents parents, const a
 }
 
 Status TreeDriver::changes(LayerId id, Parents parents, const archive::ChangeSink &sink) {
-    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
+    const UniqueFd fs = TRY(open_tree(id));
     // A complete tree is an upper over nothing; in this form a file named ".wh.x" is just a file.
     if (parents.empty()) return archive::upper_changes(fs.get(), archive::WhiteoutForm::overlay_trusted, -1, sink);
-    const UniqueFd lower = TRY(root_.open_part(parents.front(), "fs"));
+    const UniqueFd lower = TRY(open_tree(parents.front()));
     return archive::tree_changes(lower.get(), fs.get(), sink, trees_are_snapshots());
 }
 
 Result<Driver::View> TreeDriver::open_view(LayerId id, Parents /*parents*/) {
-    return View{TRY(root_.open_part(id, "fs")), nullptr};
+    return View{TRY(open_tree(id)), nullptr};
 }
 
 Result<std::vector<std::string>> TreeDriver::check(LayerId id, Parents /*parents*/) {

@@ -121,7 +121,11 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
 Result<TreeComparison> Store::compare_layer(const LayerInfo &layer, drivers::Parents parents, CheckLevel level) {
     const auto blob = TRY(open_blob(layer.blob));
     auto view = TRY(driver_->open_view(layer.id, parents));
-    return compare_tree(blob, view.root.get(), level == CheckLevel::data, extract_options({}, options_.tar_limits));
+    drivers::Driver::View parent;
+    if (!parents.empty() && driver_->links_to_parents())
+        parent = TRY(driver_->open_view(parents.front(), parents.subspan(1)));
+    return compare_tree(blob, view.root.get(), level == CheckLevel::data, extract_options({}, options_.tar_limits),
+                        parent.root ? parent.root.get() : -1);
 }
 
 /// Unpacks the layer's blob anew beside the damaged one and swaps them; containers above see the good files after their

@@ -39,10 +39,12 @@ protected:
     static int fill(const std::string &file, uint64_t &written) {
         const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
         const std::string block(1U << 20U, 'x');
-        for (written = 0; written < 64; ++written)
-            if (::write(fd.get(), block.data(), block.size()) < static_cast<ssize_t>(block.size()) ||
-                ::fsync(fd.get()) != 0)
-                return errno;
+        size_t bytes = 0;
+        for (written = 0; written < 64; written = bytes >> 20U) {
+            const ssize_t done = ::write(fd.get(), block.data(), block.size()); // short at the limit, then refused
+            if (done < 0 || ::fsync(fd.get()) != 0) return errno;
+            bytes += static_cast<size_t>(done);
+        }
         return 0;
     }
 };
@@ -88,11 +90,13 @@ TEST_P(BtrfsDriver, SubvolumesOfAContainerGoWithIt) {
     const LayerId base = import({}, Archive().file("f", "x"));
     const LayerId container = next();
     const std::string path = start(container, {base});
-    const auto root = sys::open_dir(AT_FDCWD, path.c_str());
-    ASSERT_DONE(root);
-    ASSERT_DONE(sys::make_subvolume(root->get(), "inner"));
-    put(path + "/inner/data", "d");
-    ASSERT_DONE(sys::make_subvolume(sys::open_dir(root->get(), "inner")->get(), "innermost"));
+    {
+        const auto root = sys::open_dir(AT_FDCWD, path.c_str());
+        ASSERT_DONE(root);
+        ASSERT_DONE(sys::make_subvolume(root->get(), "inner"));
+        put(path + "/inner/data", "d");
+        ASSERT_DONE(sys::make_subvolume(sys::open_dir(root->get(), "inner")->get(), "innermost"));
+    }
     EXPECT_THAT(changes(container, {base}), testing::Contains("A /inner/data"));
     stop(container);
     ASSERT_DONE(driver_->remove(container));

@@ -69,6 +69,9 @@ protected:
     /// "A /x", "C /y", "D /z", sorted.
     std::vector<std::string> changes(LayerId id, const std::vector<LayerId> &parents);
 
+    /// Names that a file has in `layers` parents' trees: the legacy overlay's layers are hard links of each other.
+    [[nodiscard]] static nlink_t links_of_parents(nlink_t layers) { return GetParam() == "overlay" ? layers : 0; }
+
     std::string scratch_;
     std::unique_ptr<drivers::Driver> driver_;
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers as containers see them: create, mount, write, seal, remove.
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
 
@@ -232,8 +235,10 @@ TEST_P(Lifecycle, RenameDirectoryFromLower) {
     const LayerId child = next();
     const std::string path = start(child, {base});
     const int renamed = ::rename((path + "/a").c_str(), (path + "/b").c_str());
-    if (renamed != 0 && errno == EXDEV && !can_redirect)
-        GTEST_SKIP() << GetParam() << " has no redirects: mv copies then (RenameDirectoryDefault)";
+    if (renamed != 0 && !can_redirect) { // overlay (deprecated) and erofs: mv copies then
+        EXPECT_EQ(errno, EXDEV);
+        return;
+    }
     ASSERT_EQ(renamed, 0) << std::strerror(errno);
     put(path + "/b/deep/new", "z");
     commit(child, {base});
@@ -287,7 +292,7 @@ TEST_P(Lifecycle, RemoveTrashReap) {
     const std::atomic<bool> cancel = true;
     EXPECT_EQ(*driver_->reap(&cancel), 0U);
     EXPECT_EQ(driver_->trash()->layers, 1U);
-    EXPECT_GE(*driver_->reap(nullptr), 1U);
+    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume or an image is one entry, whatever is in it
     EXPECT_EQ(driver_->trash()->layers, 0U);
 }
 
@@ -368,6 +373,24 @@ TEST_P(Lifecycle, ChooseDriver) {
     EXPECT_EQ(unknown.error().code(), Errc::NotFound);
 }
 
+/// ext4 lets a thread with CAP_SYS_RESOURCE past any limit; containers do not have it.
+class WithoutSysResource {
+public:
+    WithoutSysResource() {
+        EXPECT_EQ(::syscall(SYS_capget, &header_, before_.data()), 0);
+        auto less = before_;
+        less[0].effective &= ~(1U << CAP_SYS_RESOURCE);
+        EXPECT_EQ(::syscall(SYS_capset, &header_, less.data()), 0);
+    }
+    ~WithoutSysResource() { EXPECT_EQ(::syscall(SYS_capset, &header_, before_.data()), 0); }
+    WithoutSysResource(const WithoutSysResource &) = delete;
+    WithoutSysResource &operator=(const WithoutSysResource &) = delete;
+
+private:
+    __user_cap_header_struct header_{_LINUX_CAPABILITY_VERSION_3, 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> before_{};
+};
+
 TEST_P(Lifecycle, SetQuota) {
     const auto info = drivers::find_driver(GetParam());
     ASSERT_DONE(info);
@@ -379,7 +402,7 @@ TEST_P(Lifecycle, SetQuota) {
         const auto refused = driver_->create(next(), std::vector{base}, {.bytes = 50U << 20U});
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
-        GTEST_SKIP() << refused.error().text();
+        GTEST_SKIP() << "this kernel counts no project quota here: " << refused.error().text();
     }
     const LayerId id = next();
     ASSERT_DONE(driver_->create(id, std::vector{base}, {.bytes = 50U << 20U}));
@@ -387,11 +410,15 @@ TEST_P(Lifecycle, SetQuota) {
     const std::string path = mount(id, {base});
     const UniqueFd fd(::open((path + "/big").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     const std::string block(1U << 20U, 'x');
-    int error = 0;
-    for (int i = 0; i < 64 && error == 0; ++i)
-        if (::write(fd.get(), block.data(), block.size()) < static_cast<ssize_t>(block.size()) ||
-            ::fsync(fd.get()) != 0)
+    const WithoutSysResource limited;
+    int error = 0; // a write that meets the limit is cut short first; only the next one tells why
+    for (uint64_t left = 64U << 20U; left > 0 && error == 0;) {
+        const ssize_t wrote = ::write(fd.get(), block.data(), block.size());
+        if (wrote < 0)
             error = errno;
+        else
+            left -= std::min(left, static_cast<uint64_t>(wrote));
+    }
     EXPECT_TRUE(error == EDQUOT || error == ENOSPC) << error;
     EXPECT_TRUE(driver_->usage(id, std::vector{base})->counted);
 }

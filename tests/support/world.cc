@@ -110,6 +110,7 @@ Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
     const std::string file = "/proc/self/fd/" + std::to_string(image.get());
     const pid_t child = ::fork();
     if (child == 0) {
+        (void)::dup2(::open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO); // -q is not enough
         ::execl("/sbin/mkfs.btrfs", "mkfs.btrfs", "-q", "-K", "-m", "single", file.c_str(), nullptr);
         ::_exit(127);
     }
@@ -235,13 +236,15 @@ void copy_dir(const std::string &from, const std::string &to) {
             std::filesystem::copy(entry.path(), to + "/" + entry.path().filename().string(),
                                   std::filesystem::copy_options::recursive);
     std::filesystem::create_directory(to + "/btrfs");
+    const auto layers = sys::open_dir(AT_FDCWD, (to + "/btrfs").c_str());
+    ASSERT_TRUE(layers);
     for (const auto &entry : std::filesystem::directory_iterator(from + "/btrfs")) {
-        const std::string name = "btrfs/" + entry.path().filename().string();
+        const std::string name = entry.path().filename();
         const auto layer = sys::open_dir(AT_FDCWD, entry.path().c_str());
         ASSERT_TRUE(layer && sys::is_subvolume(layer->get()).value_or(false)) << name;
-        const auto copied = sys::snapshot(layer->get(), target->get(), name.c_str());
+        const auto copied = sys::snapshot(layer->get(), layers->get(), name.c_str());
         ASSERT_TRUE(copied) << copied.error().text();
-        if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/" + name, false); // EROFS
+        if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/btrfs/" + name, false); // EROFS
     }
 }
 

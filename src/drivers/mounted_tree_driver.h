@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tree drivers whose layers are file systems of their own ("volumes": a thin device, a dataset). The root of a volume
+// is the layer's tree, so that a container's mount is one mount of the volume. Volumes have numbers of their own, never
+// used twice, so that a layer's directory can move (trash, exchange) and take its volume along. Layout below ROOT:
+//   <id>/volume   symlink whose text is the number: on stable storage before the volume is made, there until it is gone
+//   <id>/stage    an import in progress: a file with the name of the directory, in the volume's root, that takes the
+//                 archive's entries. The name is random, so that no archive can mean it.
+//   volumes       the first number that was never given out; its lock is held while it is raised
+// The driver itself works in detached mounts only: they go with their descriptors, so a killed process leaves none.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "drivers/tree_driver.h"
+
+namespace shale::drivers {
+
+struct VolumeId {
+    uint64_t value = 0;
+    auto operator<=>(const VolumeId &) const = default;
+};
+
+class MountedTreeDriver : public TreeDriver {
+public:
+    [[nodiscard]] bool stages_alone() const noexcept override { return false; }
+    Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
+    Status sync(std::span<const LayerId> ids) override;
+    Result<uint64_t> reap(const std::atomic<bool> *cancel) override;
+    Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
+
+protected:
+    using TreeDriver::TreeDriver;
+    /// A new volume: a snapshot of the (sealed) parent's, or an empty file system (root 0755 root:root).
+    virtual Status make_volume(VolumeId volume, std::optional<VolumeId> parent) = 0;
+    /// How to mount the volume, ready to be mounted (an inactive device is activated). NotFound: there is none.
+    virtual Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) = 0;
+    /// Proves that the mount whose root is `root` is the volume, or says what it is instead.
+    virtual Status prove(VolumeId volume, int root) = 0;
+    /// Will not change any more, and is mounted nowhere.
+    virtual Status freeze_volume(VolumeId volume) = 0;
+    /// What holds these volumes together (pool) is on stable storage; what was written into them is when this is
+    /// called.
+    virtual Status sync_volumes(std::span<const VolumeId> volumes) = 0;
+    /// Deletes the volume. Missing = done.
+    virtual Status destroy_volume(VolumeId volume) = 0;
+    /// A detached mount of the volume; lives as long as what is open in it.
+    Result<UniqueFd> open_volume(VolumeId volume, Access access);
+    /// The volume of a layer. NotFound: the layer has none.
+    Result<VolumeId> volume_of(LayerId id) const;
+
+    [[nodiscard]] bool trees_are_snapshots() const noexcept override { return true; }
+
+private:
+    Status make_layer(LayerId id, Parents parents) final;
+    Status make_immutable(LayerId id) final;
+    Result<UniqueFd> make_tree(LayerId id, Parents parents) final;
+    Result<UniqueFd> open_tree(LayerId id) final;
+    Result<UniqueFd> make_stage(LayerId id) final;
+    Result<UniqueFd> open_stage(LayerId id, int tree) final;
+    Status remove_stage(LayerId id, int tree) final;
+    Result<std::string> stage_name(LayerId id) const;
+    Result<VolumeId> next_volume();
+
+    std::mutex mutex_;
+    uint64_t next_ = 0, end_ = 0; ///< numbers reserved by this process: [next_, end_)
+};
+
+} // namespace shale::drivers
