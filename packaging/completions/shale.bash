@@ -17,7 +17,7 @@ _shale() {
   case $prev in
     --root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --config | --daemon-json) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-    -s | --driver | --storage-driver) words="overlay2 vfs" ;;
+    -s | --driver | --storage-driver) words="overlay2 btrfs erofs vfs overlay" ;;
     --durability) words="full none" ;;
     --level) words="quick full data" ;;
     --compression) words="gzip zstd none" ;;

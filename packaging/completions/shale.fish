@@ -24,7 +24,7 @@ end
 
 complete -c shale -f
 complete -c shale -l root -d 'Directory of the store' -xa '(__fish_complete_directories)'
-complete -c shale -s s -l driver -l storage-driver -d 'Storage driver' -xa 'overlay2 vfs'
+complete -c shale -s s -l driver -l storage-driver -d 'Storage driver' -xa 'overlay2 btrfs erofs vfs overlay'
 complete -c shale -l storage-opt -d 'Option of the driver' -x
 complete -c shale -l config -d 'Configuration file' -rF
 complete -c shale -l daemon-json -d "Docker's daemon.json" -rF

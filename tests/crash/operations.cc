@@ -33,7 +33,6 @@ std::string container_root(store::Store &store, std::string_view name) {
 /// Not through the seam, so that it is no step of any matrix.
 void damage(store::Store &store) {
     const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/1";
-    thaw(layer, true);
     if (const std::string image = layer + "/image.erofs"; std::filesystem::exists(image)) {
         const auto at = read_all(image).find("root:x:0:0");
         ASSERT_NE(at, std::string::npos);
@@ -41,6 +40,7 @@ void damage(store::Store &store) {
         file.seekp(static_cast<std::streamoff>(at)).write("lost", 4);
         return;
     }
+    thaw(layer, true);
     for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
         if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
     thaw(layer, false);
