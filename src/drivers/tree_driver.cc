@@ -76,9 +76,9 @@ Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
 }
 
 Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
+    staged.tree.reset(); // its descriptor may stand in the way of what make_tree() mounts
     const UniqueFd fs = TRY(make_tree(id, parents));
     // Again, in the tree's own mount: names do not move from one mount to another.
-    staged.tree.reset();
     archive::DirectoryTree stage_tree(TRY(open_stage(id, fs.get())));
     const int stage = stage_tree.root();
     // Before the merge: it replaces files of the parents that the layer's links mean.

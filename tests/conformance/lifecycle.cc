@@ -289,7 +289,7 @@ TEST_P(Lifecycle, RemoveTrashReap) {
     const std::atomic<bool> cancel = true;
     EXPECT_EQ(*driver_->reap(&cancel), 0U);
     EXPECT_EQ(driver_->trash()->layers, 1U);
-    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume is one entry, whatever is in it
+    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume or an image is one entry, whatever is in it
     EXPECT_EQ(driver_->trash()->layers, 0U);
 }
 
