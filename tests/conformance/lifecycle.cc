@@ -101,8 +101,9 @@ TEST_P(Lifecycle, DeepLayerRead) {
 
 TEST_P(Lifecycle, FiveHundredLayers) {
     // Each layer is one small file; a driver that copies trees copies 500 small ones at most.
+    const unsigned depth = test::deep(GetParam(), 500);
     std::vector<LayerId> layers;
-    for (int i = 0; i < 500; ++i) {
+    for (unsigned i = 0; i < depth; ++i) {
         const LayerId id = next();
         ASSERT_DONE(
             try_import(id, over(layers), Archive().file(fmt::format("f{}", i % 50), std::to_string(i)).bytes()));
@@ -110,8 +111,8 @@ TEST_P(Lifecycle, FiveHundredLayers) {
     }
     const LayerId top = next();
     const std::string path = start(top, over(layers));
-    EXPECT_EQ(get(path + "/f0"), "450");
-    EXPECT_EQ(get(path + "/f49"), "499");
+    EXPECT_EQ(get(path + "/f0"), std::to_string(depth - 50));
+    EXPECT_EQ(get(path + "/f49"), std::to_string(depth - 1));
     put(path + "/f0", "own");
     EXPECT_THAT(changes(top, over(layers)), ElementsAre("C /f0"));
 }

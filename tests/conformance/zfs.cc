@@ -293,7 +293,7 @@ TEST_P(ZfsDriver, AnotherPlaceIsRefusedInWords) {
     EXPECT_THAT(elsewhere.error().text(), HasSubstr("dataset="));
 }
 
-INSTANTIATE_TEST_SUITE_P(Drivers, ZfsDriver, testing::Values("zfs", "zfs_command"),
+INSTANTIATE_TEST_SUITE_P(Drivers, ZfsDriver, testing::ValuesIn(driver_names("zfs")),
                          [](const auto &info) { return info.param; });
 
 } // namespace

@@ -101,14 +101,25 @@ std::string cannot_mount() {
     return private_mounts() ? "" : "no mount namespace can be made here";
 }
 
-std::vector<std::string> driver_names() {
+namespace {
+
+/// Where processors are emulated a configuration takes minutes: the usual run tests those that cover every part.
+bool all_configurations() {
+    return std::getenv("SHALE_TEST_ALL") != nullptr;
+}
+
+} // namespace
+
+std::vector<std::string> driver_names(std::string_view of) {
     std::vector<std::string> out;
     for (const auto &driver : drivers::registry()) {
+        if (!of.empty() && driver.name != of) continue;
         out.emplace_back(driver.name);
         if (driver.name == "devicemapper")
-            for (const auto *more : {"_xfs", "_direct", "_direct_xfs"})
+            for (const auto *more :
+                 all_configurations() ? std::vector{"_xfs", "_direct", "_direct_xfs"} : std::vector{"_direct_xfs"})
                 out.push_back(std::string(driver.name) + more);
-        if (driver.name == "zfs") out.push_back("zfs_command");
+        if (driver.name == "zfs" && all_configurations()) out.push_back("zfs_command");
     }
     return out;
 }
@@ -177,6 +188,17 @@ void put_to_rest(const std::string &root) {
         EXPECT_EQ(*left, 0U) << "devices of " << root << " stay in use";
     disks().erase(root);
     sys::set_hook(hook);
+}
+
+unsigned deep(std::string_view tested, unsigned wanted) {
+    const std::string driver = driver_of(tested);
+    return driver == "devicemapper" || driver == "zfs" ? std::min(wanted, 50U) : wanted;
+}
+
+std::string cannot_run_matrix(std::string_view tested) {
+    const auto why = cannot_test(tested);
+    if (!why.starts_with("this kernel")) return why;
+    return "by hand only, it takes hours in a virtual machine (SHALE_TEST_STRIDE=61 ./dev guest PROGRAM): " + why;
 }
 
 std::string cannot_test(std::string_view tested) {

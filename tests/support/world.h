@@ -36,8 +36,10 @@ private:
 
 /// Why this process cannot mount an overlay; empty when it can.
 std::string cannot_mount();
-/// Every driver there is, some in several configurations ("devicemapper-direct-xfs"): no test program names them.
-std::vector<std::string> driver_names();
+/// Every driver there is, some in several configurations ("devicemapper_direct_xfs"; with SHALE_TEST_ALL=1 in the
+/// environment in all of them): no test program names them.
+/// `of`: those of one driver.
+std::vector<std::string> driver_names(std::string_view of = {});
 /// The driver that such a name means.
 std::string driver_of(std::string_view tested);
 /// What it is opened with when `root` is the driver's directory.
@@ -47,6 +49,11 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
 void put_to_rest(const std::string &root);
 /// Why a test of this driver cannot run here; empty when it can.
 std::string cannot_test(std::string_view driver);
+/// The same for tests of thousands of steps: what only a guest's kernel has is not for the usual run.
+std::string cannot_run_matrix(std::string_view driver);
+/// How many layers to stack in a test of depth: `wanted`, fewer where every layer is a file system of its own (depth
+/// means nothing to those, and each costs a second).
+unsigned deep(std::string_view driver, unsigned wanted);
 /// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
 /// False: it works where it is.
 Result<bool> mount_home_of(std::string_view driver, const std::string &path);
