@@ -90,7 +90,7 @@ TEST_P(Lifecycle, RootXattrsAreInherited) {
 }
 
 TEST_P(Lifecycle, DeepLayerRead) {
-    const int depth = static_cast<int>(std::min(128U, driver_->max_depth() - 1));
+    const int depth = static_cast<int>(test::deep(GetParam(), std::min(128U, driver_->max_depth() - 1)));
     std::vector<LayerId> layers;
     for (int i = 0; i < depth; ++i)
         layers.push_back(import(over(layers), Archive().file(fmt::format("f{}", i), std::to_string(i))));
