@@ -7,7 +7,7 @@ mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs}
 
 # --- trees and archives
 tree=$work/tree
@@ -45,6 +45,7 @@ pack --format=ustar -P -C "$tree" --transform='s,^etc,../host,' -cf "$archives/o
 pack --format=ustar -P -C "$tree" --transform='s,^etc,dir/up/host,SH' -cf "$archives/through-link.tar" dir/up etc
 cp "$archives"/* "$out/tar_reader/"
 cp "$archives"/* "$out/extract/"
+cp "$archives"/* "$out/erofs/"
 
 # --- compressed streams; the first byte of an input is the target's own: odd gzip, even zstd
 for tar in ustar pax; do

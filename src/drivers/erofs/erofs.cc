@@ -200,6 +200,20 @@ Status Erofs::changes(LayerId id, Parents parents, const archive::ChangeSink &si
                                   parents.empty() ? -1 : lower.root.get(), sink);
 }
 
+/// One block is read: header, superblock and its checksum, size.
+Status Erofs::check_image(LayerId id, std::vector<std::string> &out) const {
+    const UniqueFd image = TRY(sys::open_at(root_.fd(), fmt::format("{}/{}", id.value, image_name).c_str(), O_RDONLY));
+    const auto info = read_info(image.get());
+    const auto status = TRY(sys::stat_at(image.get(), ""));
+    if (!info) {
+        out.push_back(fmt::format("layer {}: {}", id.value, info.error().text()));
+    } else if (static_cast<uint64_t>(status.st_size) != info->bytes) {
+        out.push_back(fmt::format("layer {}: its image has {} bytes, {} are recorded in it", id.value, status.st_size,
+                                  info->bytes));
+    }
+    return {};
+}
+
 Result<std::vector<std::string>> Erofs::check(LayerId id, Parents parents) {
     std::vector<std::string> out;
     const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());
@@ -221,26 +235,10 @@ Result<std::vector<std::string>> Erofs::check(LayerId id, Parents parents) {
     if (!has_image && !has_upper)
         out.push_back(
             fmt::format("layer {} has neither an image nor an upper directory: its content is gone", id.value));
-    const auto check_image = [&](LayerId one) -> Status {
-        const auto image = sys::open_at(root_.fd(), fmt::format("{}/{}", one.value, image_name).c_str(), O_RDONLY);
-        if (!image) {
-            out.push_back(fmt::format("layer {} has no image", one.value));
-            return {};
-        }
-        const auto info = read_info(image->get());
-        const auto status = TRY(sys::stat_at(image->get(), ""));
-        if (!info)
-            out.push_back(fmt::format("layer {}: {}", one.value, info.error().text()));
-        else if (static_cast<uint64_t>(status.st_size) != info->bytes)
-            out.push_back(fmt::format("layer {}: its image has {} bytes, {} are recorded in it", one.value,
-                                      status.st_size, info->bytes));
-        return {};
-    };
-    if (has_image) TRY(check_image(id));
+    if (has_image) TRY(check_image(id, out));
     for (const LayerId parent : parents)
         if (!TRY(has(parent, image_name)))
             out.push_back(fmt::format("layer {}: parent {} has no image", id.value, parent.value));
-    TRY(Status{});
     if (parents.size() > max_lowers)
         out.push_back(fmt::format("layer {} has {} parents, overlay takes {}", id.value, parents.size(), max_lowers));
     return out;

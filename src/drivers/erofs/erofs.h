@@ -71,6 +71,7 @@ private:
     Result<std::unique_ptr<ImageTree>> new_image(LayerId id) const;
     /// The finished image gets its name.
     Status publish(LayerId id, ImageTree &tree) const;
+    Status check_image(LayerId id, std::vector<std::string> &out) const;
     /// The layer's own changes, in upper form.
     Result<UniqueFd> own_tree(LayerId id);
     Status check_depth(LayerId id, Parents parents) const;

@@ -33,7 +33,6 @@ public:
     Status align() { return append_zeros((block_size - position_ % block_size) % block_size); }
     /// Bytes before position(), wherever they are by now.
     Status patch(uint64_t offset, std::span<const std::byte> data);
-    Result<std::vector<std::byte>> read_back(uint64_t offset, size_t count);
     Status flush();
     [[nodiscard]] uint64_t position() const noexcept { return position_; }
     [[nodiscard]] int fd() const noexcept { return fd_; }
@@ -41,6 +40,7 @@ public:
 private:
     int fd_;
     std::vector<std::byte> buffer_;
+    size_t filled_ = 0;     ///< of the buffer
     uint64_t position_ = 0; ///< of the next byte
     uint64_t flushed_ = 0;  ///< bytes in the file
     uint64_t paced_ = 0;    ///< bytes that write-back was started for
