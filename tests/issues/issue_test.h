@@ -33,5 +33,10 @@ protected:
     class name : public Issue {};                                                                                      \
     INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::ValuesIn(driver_names()),                                         \
                              [](const auto &info) { return info.param; })
+/// Of one driver only.
+#define SHALE_ISSUE_OF(name, driver)                                                                                   \
+    class name : public Issue {};                                                                                      \
+    INSTANTIATE_TEST_SUITE_P(Drivers, name, testing::ValuesIn(driver_names(driver)),                                   \
+                             [](const auto &info) { return info.param; })
 
 } // namespace shale::test

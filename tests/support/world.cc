@@ -99,9 +99,10 @@ std::string cannot_mount() {
     return private_mounts() ? "" : "no mount namespace can be made here";
 }
 
-std::vector<std::string> driver_names() {
+std::vector<std::string> driver_names(std::string_view of) {
     std::vector<std::string> out;
     for (const auto &driver : drivers::registry()) {
+        if (!of.empty() && driver.name != of) continue;
         out.emplace_back(driver.name);
         if (driver.name == "devicemapper")
             for (const auto *more : {"_xfs", "_direct", "_direct_xfs"})

@@ -37,7 +37,8 @@ private:
 /// Why this process cannot mount an overlay; empty when it can.
 std::string cannot_mount();
 /// Every driver there is, some in several configurations ("devicemapper-direct-xfs"): no test program names them.
-std::vector<std::string> driver_names();
+/// `of`: those of one driver.
+std::vector<std::string> driver_names(std::string_view of = {});
 /// The driver that such a name means.
 std::string driver_of(std::string_view tested);
 /// What it is opened with when `root` is the driver's directory.
