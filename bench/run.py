@@ -49,8 +49,8 @@ def remove(path):
     subprocess.run(["rm", "-rf", "--", path, path + ".ext4"], check=False)
 
 
-def fresh(path):
-    """A new, empty ext4 of its own at `path` (root; else an empty directory).
+def fresh(path, kind="ext4"):
+    """A new, empty ext4 or btrfs of its own at `path` (root; else an empty directory).
 
     Not just an emptied directory: ext4 does not give an inode again for a minute or more after its deletion
     (fs/ext4/ialloc.c, recently_deleted), and skipping these one by one makes whatever creates files after an `rm -rf` many times slower.
@@ -61,8 +61,10 @@ def fresh(path):
         image = os.path.realpath(path) + ".ext4"
         with open(image, "wb") as file:
             file.truncate(24 << 30)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image], check=True)
-        subprocess.run(["mount", "-o", "loop,noinit_itable", image, path], check=True)
+        make, options = {"ext4": (["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"], "loop,noinit_itable"),
+                         "btrfs": (["mkfs.btrfs", "-q", "-f", "-K", "-m", "single"], "loop")}[kind]
+        subprocess.run([*make, image], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["mount", "-o", options, image, path], check=True)
     os.sync()
     return str(path)
 
@@ -102,8 +104,8 @@ class Bench:
         return run(["podman", "--root", root + "/root", "--runroot", root + "/run", "--storage-driver", "overlay",
                     "pull", "-q", f"oci-archive:{image}"])[0]
 
-    def import_containerd(self, image):
-        root = fresh(self.work / "containerd")
+    def import_containerd(self, image, snapshotter="overlayfs", kind="ext4"):
+        root = fresh(self.work / "containerd", kind)
         socket = root + "/containerd.sock"
         config = pathlib.Path(root, "config.toml")
         config.write_text(f'version = 2\nroot = "{root}/root"\nstate = "{root}/state"\n'
@@ -117,7 +119,7 @@ class Bench:
                     break
                 time.sleep(0.05)
             before = self.daemon_cpu(daemon.pid)
-            figures, _ = run(["ctr", "-a", socket, "images", "import", "--snapshotter", "overlayfs", str(image)])
+            figures, _ = run(["ctr", "-a", socket, "images", "import", "--snapshotter", snapshotter, str(image)])
             figures["cpu_s"] += self.daemon_cpu(daemon.pid) - before
             with open(f"/proc/{daemon.pid}/status") as status:
                 peak = next(line for line in status if line.startswith("VmHWM"))
@@ -184,6 +186,64 @@ class Bench:
             for name, row in rows.items():
                 ratio = f"{row['wall_s'] / base:8.1f}" if base else ""
                 print(f"  {name:20} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {ratio}")
+            sys.stdout.flush()
+
+    # -------------------------------------------------------------------------------------------------------- drivers
+    def import_driver(self, image, driver, kind="ext4"):
+        """An import with this driver on a new file system of its own, and what it takes there."""
+        root = fresh(self.work / "store", kind)
+        before = os.statvfs(root)
+        figures = self.shale("--driver", driver, "image", "import", str(image), "--name", "bench:import")[0]
+        os.sync()
+        after = os.statvfs(root)
+        figures["used_mb"] = (before.f_bfree - after.f_bfree) * after.f_frsize / 1e6
+        figures["inodes"] = before.f_ffree - after.f_ffree  # btrfs counts none
+        return figures
+
+    def untar(self, image):
+        """Bare `tar -x` of the image's layers over one another, nothing synced."""
+        layers = sorted((self.images / "layers" / image.stem[0]).glob("*.tar"))
+        return run(["sh", "-c", 'd=$1; shift; for f; do tar -xf "$f" -C "$d" || exit 1; done', "-", fresh(self.work / "store"),
+                    *map(str, layers)])[0]
+
+    def drivers(self):
+        """Drivers side by side on the same images, each on a new file system of the kind it is for."""
+        self.result["drivers"] = {}
+        known = json.loads(run([self.options.shale, "drivers", "--json"], stdout=subprocess.PIPE, check=False)[1])
+        names = {row["name"] for row in known}
+        for case in self.options.cases.split(","):
+            image = self.images / f"{case}.tar"
+            if not image.exists():
+                print(f"run.py: {image} is missing: run bench/images.sh", file=sys.stderr)
+                continue
+            warm(image)
+            rows = {}
+            if "overlay2" in names:
+                rows["overlay2 on ext4"] = lambda: self.import_driver(image, "overlay2")
+            if "erofs" in names:
+                rows["erofs on ext4"] = lambda: self.import_driver(image, "erofs")
+            if "btrfs" in names:
+                rows["btrfs"] = lambda: self.import_driver(image, "btrfs", "btrfs")
+            rows["floor: tar -x on ext4"] = lambda: self.untar(image)
+            if case.startswith("A"):
+                rows["vfs on ext4"] = lambda: self.import_driver(image, "vfs")
+                rows["vfs on btrfs (reflinks)"] = lambda: self.import_driver(image, "vfs", "btrfs")
+            if "containerd" in self.options.peers and shutil.which("containerd"):
+                rows["containerd overlayfs"] = lambda: self.import_containerd(image)
+                rows["containerd btrfs"] = lambda: self.import_containerd(image, "btrfs", "btrfs")
+            samples = {name: [] for name in rows}
+            for _ in range(self.options.runs):
+                for name, measure in rows.items():
+                    samples[name].append(measure())
+                    for scratch in ("store", "containerd"):
+                        remove(self.work / scratch)
+            medians = {name: {key: statistics.median(s[key] for s in all_) for key in all_[0]} for name, all_ in samples.items()}
+            self.result["drivers"][case] = medians
+            base = next(iter(medians.values()))["wall_s"]
+            print(f"\ndrivers, import {case}\n  {'':26} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'x first':>8} {'used MB':>8} {'inodes':>8}")
+            for name, row in medians.items():
+                space = f"{row['used_mb']:8.0f} {row['inodes']:8.0f}" if "used_mb" in row else ""
+                print(f"  {name:26} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {row['wall_s'] / base:8.2f} {space}")
             sys.stdout.flush()
 
     # --------------------------------------------------------------------------------------------------------- floors
@@ -307,7 +367,7 @@ def main():
     parser.add_argument("--dir", default="/var/tmp/shale-bench")
     parser.add_argument("--images")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="import,floors,lifecycle,depth,commit")
+    parser.add_argument("--only", default="import,drivers,floors,lifecycle,depth,commit")
     parser.add_argument("--cases", default="A-gz,A-zst,B-gz,C-gz")
     parser.add_argument("--peers", default="containerd,podman,umoci")
     parser.add_argument("--shale", default=str(next((p for p in (REPO / "build/bench/shale", REPO / "build/release/shale") if p.exists()),
@@ -330,6 +390,8 @@ def main():
                     bench.depth()
                 case "commit":
                     bench.commit()
+                case "drivers":
+                    bench.drivers()
                 case _:
                     parser.error(f"--only: there is no '{item}'")
     finally:

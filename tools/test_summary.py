@@ -3,8 +3,11 @@
 """Sums up a test run: what failed, what was skipped and why, and a last line "N passed, N failed, N skipped".
 
 RESULTS/gtest/*.xml are GoogleTest's reports, RESULTS/ctest-*.xml those of ctest (they tell of programs that died before
-they could write their own), RESULTS/*.tsv lines of NAME, PASS|FAIL|SKIP and a reason. Exit code 1 when anything failed.
+they could write their own), RESULTS/*.tsv lines of NAME, PASS|FAIL|SKIP and a reason. RESULTS/guest.outcomes, lines of the
+same form, tells how tests that this host skipped went in the guest (tests/guest): that counts in place of the skip. Exit code
+1 when anything failed.
 """
+import os
 import pathlib
 import sys
 import xml.etree.ElementTree as ET
@@ -16,6 +19,13 @@ def reason_of(text):
     if len(lines) > 1 and ".cc:" in lines[0]:
         lines = lines[1:]
     return " ".join(lines) or "no reason given"
+
+
+def guest_outcomes(results):
+    report = results / "guest.outcomes"
+    lines = report.read_text().splitlines() if report.exists() else []
+    rows = ((line.split("\t") + ["", ""])[:3] for line in lines)
+    return {name: (outcome, reason) for name, outcome, reason in rows}
 
 
 def main(results):
@@ -57,6 +67,15 @@ def main(results):
                 skipped.append((name, reason))
             else:
                 failed.append((name, reason or "see above"))
+    guest = guest_outcomes(results)
+    passed_there = sum(guest.get(name, ("",))[0] == "PASS" for name, _ in skipped)
+    passed += passed_there
+    failed += [(name, guest[name][1]) for name, _ in skipped if guest.get(name, ("",))[0] == "FAIL"]
+    skipped = [
+        (name, f"{reason}; and in the guest: {guest[name][1]}" if name in guest else reason)
+        for name, reason in skipped
+        if guest.get(name, ("SKIP",))[0] == "SKIP"
+    ]
     if failed:
         print("Failed:")
         for name, reason in failed:
@@ -65,6 +84,11 @@ def main(results):
         print("Skipped on this host:")
         for name, reason in skipped:
             print(f"  {name}: {reason}")
+    rootless = sum("needs root" in reason for _, reason in skipped)
+    if rootless and os.geteuid() != 0:
+        print(f"{rootless} of these need root: run ./dev test as root, or one at a time in a guest with ./dev guest")
+    if guest:
+        print(f"{len(guest)} tests that this host's kernel cannot run were run in the guest: {passed_there} passed there")
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped")
     return 1 if failed or not passed else 0
 

@@ -17,7 +17,9 @@ _shale() {
   case $prev in
     --root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --config | --daemon-json) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-    -s | --driver | --storage-driver) words="overlay2 vfs" ;;
+    -s | --driver | --storage-driver | --to) words=$(shale drivers --quiet 2>/dev/null) ;;
+    --to-root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --verify) words="digest data" ;;
     --durability) words="full none" ;;
     --level) words="quick full data" ;;
     --compression) words="gzip zstd none" ;;
@@ -26,7 +28,7 @@ _shale() {
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check lease" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -47,6 +49,8 @@ _shale() {
       esac ;;
     run) options="--container --name --rm --keep --runtime"; words=$(_shale_ask image ls --quiet) ;;
     check) options="--level --repair" ;;
+    migrate) options="--to --to-root --to-opt --verify --force --finish --rollback" ;;
+    drivers) options="--measure" ;;
     config) [[ -n $verb ]] || words="show" ;;
     lease) case $verb in
       "") words="create ls rm" ;;

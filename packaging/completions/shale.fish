@@ -24,7 +24,7 @@ end
 
 complete -c shale -f
 complete -c shale -l root -d 'Directory of the store' -xa '(__fish_complete_directories)'
-complete -c shale -s s -l driver -l storage-driver -d 'Storage driver' -xa 'overlay2 vfs'
+complete -c shale -s s -l driver -l storage-driver -d 'Storage driver' -xa '(shale drivers --quiet 2>/dev/null)'
 complete -c shale -l storage-opt -d 'Option of the driver' -x
 complete -c shale -l config -d 'Configuration file' -rF
 complete -c shale -l daemon-json -d "Docker's daemon.json" -rF
@@ -38,7 +38,7 @@ complete -c shale -s v -l verbose -d 'Say more'
 complete -c shale -l no-color -d 'No colours'
 complete -c shale -l dry-run -d 'Only say what would be done'
 
-complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check lease'
+complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease'
 complete -c shale -n '__shale_verb image; and not __fish_seen_subcommand_from import ls inspect tag export rm' -a 'import ls inspect tag export rm'
 complete -c shale -n '__shale_verb image import' -F
 complete -c shale -n '__shale_verb image import' -l name -x
@@ -68,6 +68,14 @@ complete -c shale -n '__shale_verb run' -l keep -d 'Keep the container'
 complete -c shale -n '__shale_verb run' -l runtime -x
 complete -c shale -n '__shale_verb check' -l level -xa 'quick full data'
 complete -c shale -n '__shale_verb check' -l repair
+complete -c shale -n '__shale_verb migrate' -l to -xa '(shale drivers --quiet 2>/dev/null)'
+complete -c shale -n '__shale_verb migrate' -l to-root -xa '(__fish_complete_directories)'
+complete -c shale -n '__shale_verb migrate' -l to-opt -x
+complete -c shale -n '__shale_verb migrate' -l verify -xa 'digest data'
+complete -c shale -n '__shale_verb migrate' -l force -d 'Also when the estimate does not fit'
+complete -c shale -n '__shale_verb migrate' -l finish -d 'Switch to the copy'
+complete -c shale -n '__shale_verb migrate' -l rollback -d 'Take the copy away'
+complete -c shale -n '__shale_verb drivers' -l measure -d 'Time what containers do'
 complete -c shale -n '__shale_verb config' -a show
 complete -c shale -n '__shale_verb lease; and not __fish_seen_subcommand_from create ls rm' -a 'create ls rm'
 complete -c shale -n '__shale_verb lease rm' -a '(__shale_list lease)'

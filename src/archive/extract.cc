@@ -56,12 +56,12 @@ bool is_host_key(std::string_view key) {
 
 } // namespace
 
-Extractor::Extractor(TarReader &tar, int root_dir, const ExtractOptions &options, const std::atomic<bool> *cancel)
-    : tar_(tar), root_(root_dir), options_(options), cancel_(cancel), uid_(::geteuid()), gid_(::getegid()),
-      umask_(read_umask()) {}
+Extractor::Extractor(TarReader &tar, Tree &tree, const ExtractOptions &options, const std::atomic<bool> *cancel)
+    : tar_(tar), tree_(tree), root_(tree.root()), options_(options), cancel_(cancel), uid_(::geteuid()),
+      gid_(::getegid()), umask_(read_umask()) {}
 
 Result<ExtractReport> Extractor::run() {
-    const auto info = TRY(sys::stat_at(root_, ""));
+    const auto info = TRY(tree_.stat(root_, ""));
     stack_.emplace_back().setgid = (info.st_mode & S_ISGID) != 0;
     Entry now;
     while (TRY(tar_.next(now))) {
@@ -176,13 +176,13 @@ Status Extractor::root_entry(const Entry &entry) {
     if (entry.type != EntryType::directory)
         return fail(Errc::InvalidArgument, "the root itself can only be a directory");
     TRY(leave_to(1));
-    const auto info = TRY(sys::stat_at(root_, ""));
+    const auto info = TRY(tree_.stat(root_, ""));
     Level &root = stack_.back();
     const Owner owner = TRY(owner_of(entry.uid, entry.gid));
     if (options_.owners == OwnerPolicy::keep && (info.st_uid != owner.uid || info.st_gid != owner.gid))
-        TRY(sys::chown_at(root_, "", owner.uid, owner.gid));
+        TRY(tree_.chown(root_, "", owner.uid, owner.gid));
     TRY(xattrs(entry, root_, ""));
-    TRY(sys::chmod_at(root_, "", entry.mode | 0700U));
+    TRY(tree_.chmod(root_, "", entry.mode | 0700U));
     root.leave_mode.reset();
     if ((entry.mode & 0700U) != 0700) root.leave_mode = entry.mode;
     root.setgid = (entry.mode & S_ISGID) != 0;
@@ -196,31 +196,32 @@ Status Extractor::file(const Entry &entry) {
     const Owner owner = TRY(owner_of(entry));
     // An owner without the right to write could not set attributes of the file later.
     const mode_t mode = (entry.mode & 0777U) | (entry.xattrs.empty() ? 0U : 0200U);
-    UniqueFd fd;
+    Ref made;
     TRY(create([&]() -> Status {
-        fd = TRY(sys::open_at(here(), name_.c_str(), O_WRONLY | O_CREAT | O_EXCL, mode));
+        made = TRY(tree_.create_file(here(), name_.c_str(), mode));
         return {};
     }));
-    TRY(file_data(entry, fd.get()));
-    if (owner.differs) TRY(sys::chown_at(fd.get(), "", owner.uid, owner.gid));
-    if (!entry.xattrs.empty()) TRY(xattrs(entry, fd.get(), ""));
+    const int file = made.get();
+    TRY(file_data(entry, file));
+    if (owner.differs) TRY(tree_.chown(file, "", owner.uid, owner.gid));
+    if (!entry.xattrs.empty()) TRY(xattrs(entry, file, ""));
     if (mode != entry.mode || (mode & umask_) != 0 || stack_.back().setgid || inherits_acl_)
-        TRY(sys::chmod_fd(fd.get(), entry.mode));
-    return sys::set_times(fd.get(), "", time_of(entry), time_of(entry));
+        TRY(tree_.chmod(file, "", entry.mode));
+    return tree_.set_times(file, "", time_of(entry), time_of(entry));
 }
 
-Status Extractor::file_data(const Entry &entry, int fd) {
+Status Extractor::file_data(const Entry &entry, int file) {
     if (!entry.is_sparse) {
         for (;;) {
             const auto piece = TRY(tar_.data());
             if (piece.empty()) return {};
-            TRY(sys::write_all(fd, piece));
+            TRY(tree_.write(file, piece));
             report_.bytes += piece.size();
             if (canceled()) return fail(Errc::Canceled, "unpacking was canceled");
         }
     }
     // The reader made sure that the ranges are in order and hold exactly the stored bytes.
-    uint64_t end = 0;
+    TRY(tree_.truncate(file, entry.size));
     std::span<const std::byte> piece;
     for (const auto &range : entry.sparse) {
         for (uint64_t at = range.offset, left = range.length; left > 0;) {
@@ -228,15 +229,13 @@ Status Extractor::file_data(const Entry &entry, int fd) {
             if (piece.empty()) return fail(Errc::Internal, "sparse data ends early");
             if (canceled()) return fail(Errc::Canceled, "unpacking was canceled");
             const auto now = piece.first(static_cast<size_t>(std::min<uint64_t>(left, piece.size())));
-            TRY(sys::pwrite_all(fd, now, at));
+            TRY(tree_.write_at(file, now, at));
             piece = piece.subspan(now.size());
             at += now.size();
             left -= now.size();
-            end = at;
             report_.bytes += now.size();
         }
     }
-    if (end < entry.size) TRY(sys::truncate_fd(fd, entry.size));
     return {};
 }
 
@@ -250,12 +249,12 @@ Status Extractor::directory(const Entry &entry) {
     struct stat old{};
     bool is_new = true;
     touch();
-    auto made = sys::make_dir(dir, name, open_mode & 0777U);
+    auto made = tree_.make_dir(dir, name, open_mode & 0777U);
     if (!made && made.error().sys_errno() == EEXIST) {
-        old = TRY(sys::stat_at(dir, name));
+        old = TRY(tree_.stat(dir, name));
         if (!S_ISDIR(old.st_mode)) {
             opaque = TRY(make_room(name));
-            made = sys::make_dir(dir, name, open_mode & 0777U);
+            made = tree_.make_dir(dir, name, open_mode & 0777U);
         } else {
             is_new = false;
             made = {};
@@ -265,13 +264,13 @@ Status Extractor::directory(const Entry &entry) {
     if (is_new) {
         ++report_.inodes;
         if (TRY(drop_named_whiteout(name))) opaque = true;
-        if (owner.differs) TRY(sys::chown_at(dir, name, owner.uid, owner.gid));
+        if (owner.differs) TRY(tree_.chown(dir, name, owner.uid, owner.gid));
         if ((entry.mode & 07000U) != 0 || (open_mode & umask_) != 0 || in_setgid || inherits_acl_)
-            TRY(sys::chmod_at(dir, name, open_mode));
+            TRY(tree_.chmod(dir, name, open_mode));
     } else {
         if (options_.owners == OwnerPolicy::keep && (old.st_uid != owner.uid || old.st_gid != owner.gid))
-            TRY(sys::chown_at(dir, name, owner.uid, owner.gid));
-        if ((old.st_mode & 07777U) != open_mode) TRY(sys::chmod_at(dir, name, open_mode));
+            TRY(tree_.chown(dir, name, owner.uid, owner.gid));
+        if ((old.st_mode & 07777U) != open_mode) TRY(tree_.chmod(dir, name, open_mode));
     }
     Level level;
     level.name = name_;
@@ -290,17 +289,17 @@ Status Extractor::directory(const Entry &entry) {
 
 Status Extractor::attributes_by_name(const Entry &entry, const Owner &owner) {
     const char *name = name_.c_str();
-    if (owner.differs) TRY(sys::chown_at(here(), name, owner.uid, owner.gid));
+    if (owner.differs) TRY(tree_.chown(here(), name, owner.uid, owner.gid));
     TRY(xattrs(entry, here(), name));
     if (entry.type != EntryType::symlink &&
         ((entry.mode & 07000U) != 0 || (entry.mode & umask_) != 0 || stack_.back().setgid || inherits_acl_))
-        TRY(sys::chmod_at(here(), name, entry.mode));
-    return sys::set_times(here(), name, time_of(entry), time_of(entry));
+        TRY(tree_.chmod(here(), name, entry.mode));
+    return tree_.set_times(here(), name, time_of(entry), time_of(entry));
 }
 
 Status Extractor::symlink(const Entry &entry) {
     const Owner owner = TRY(owner_of(entry));
-    TRY(create([&] { return sys::make_symlink(entry.link, here(), name_.c_str()); }));
+    TRY(create([&] { return tree_.make_symlink(entry.link, here(), name_.c_str()); }));
     return attributes_by_name(entry, owner);
 }
 
@@ -312,7 +311,7 @@ Status Extractor::node(const Entry &entry) {
         type = entry.type == EntryType::char_device ? S_IFCHR : S_IFBLK;
         device = makedev(entry.dev_major, entry.dev_minor);
     }
-    TRY(create([&] { return sys::make_node(here(), name_.c_str(), type | (entry.mode & 0777U), device); }));
+    TRY(create([&] { return tree_.make_node(here(), name_.c_str(), type | (entry.mode & 0777U), device); }));
     return attributes_by_name(entry, owner);
 }
 
@@ -324,9 +323,7 @@ Status Extractor::xattrs(const Entry &entry, int dir, const char *name) {
                 fmt::format("\"{}\": attribute {} is the host's to give, left out", escaped(entry.path), escaped(key)));
             continue;
         }
-        const bool on_opened = *name == '\0';
-        Status set = on_opened && dir != root_ ? sys::set_xattr_fd(dir, key.c_str(), value)
-                                               : sys::set_xattr(dir, name, key.c_str(), value);
+        Status set = tree_.set_xattr(dir, name, key.c_str(), value);
         if (set) {
             if (key == "system.posix_acl_default") inherits_acl_ = true;
             continue;
@@ -347,9 +344,15 @@ Status Extractor::xattrs(const Entry &entry, int dir, const char *name) {
     return {};
 }
 
+Result<ExtractReport> extract_tar(TarReader &tar, Tree &tree, const ExtractOptions &options,
+                                  const std::atomic<bool> *cancel) {
+    return Extractor(tar, tree, options, cancel).run();
+}
+
 Result<ExtractReport> extract_tar(TarReader &tar, int root_dir, const ExtractOptions &options,
                                   const std::atomic<bool> *cancel) {
-    return Extractor(tar, root_dir, options, cancel).run();
+    DirectoryTree tree(root_dir);
+    return extract_tar(tar, tree, options, cancel);
 }
 
 } // namespace shale::archive

@@ -76,8 +76,13 @@ struct ExtractReport {
     std::vector<std::string> warnings; ///< at most 100
 };
 
-/// Reads `tar` to its end and builds the tree below `root_dir` (an open, empty directory).
+class Tree; // archive/tree.h
+
+/// Reads `tar` to its end and builds the tree in `tree`, which is empty.
 /// On error the caller throws the tree away. Errors name the entry (escaped) and its number.
+Result<ExtractReport> extract_tar(TarReader &tar, Tree &tree, const ExtractOptions &options,
+                                  const std::atomic<bool> *cancel = nullptr);
+/// The same below `root_dir`, an open, empty directory.
 Result<ExtractReport> extract_tar(TarReader &tar, int root_dir, const ExtractOptions &options,
                                   const std::atomic<bool> *cancel = nullptr);
 

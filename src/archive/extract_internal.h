@@ -14,8 +14,7 @@
 #include <vector>
 
 #include "archive/extract.h"
-#include "base/fd.h"
-#include "sys/fs.h"
+#include "archive/tree.h"
 
 namespace shale::archive {
 
@@ -28,15 +27,15 @@ std::string escaped(std::string_view name);
 
 class Extractor {
 public:
-    Extractor(TarReader &tar, int root_dir, const ExtractOptions &options, const std::atomic<bool> *cancel);
+    Extractor(TarReader &tar, Tree &tree, const ExtractOptions &options, const std::atomic<bool> *cancel);
     Result<ExtractReport> run();
 
 private:
     /// One directory of the path where work goes on. Only ancestors of the current entry are on the stack, so nothing
-    /// that an entry removes can be cached here. The descriptor is opened when a child needs it.
+    /// that an entry removes can be cached here. It is opened when a child needs it.
     struct Level {
         std::string name;
-        UniqueFd fd;
+        Ref fd;
         bool set_times = false;     ///< on leaving
         bool restore_times = false; ///< set_times once a child changed
         bool setgid = false;
@@ -65,6 +64,9 @@ private:
     [[nodiscard]] std::string real_path(std::string_view name) const;
     Result<bool> make_room(const char *name);
     void forget_below(const std::string &path, bool itself);
+    [[nodiscard]] const char *opaque_key() const {
+        return options_.whiteouts == WhiteoutForm::overlay_trusted ? "trusted.overlay.opaque" : "user.overlay.opaque";
+    }
     [[nodiscard]] bool is_whiteout(const struct stat &info) const;
     Result<bool> drop_named_whiteout(const char *name);
     Status special(const Entry &entry);
@@ -77,14 +79,14 @@ private:
     Status entry(Entry &entry);
     Status root_entry(const Entry &entry);
     Status file(const Entry &entry);
-    Status file_data(const Entry &entry, int fd);
+    Status file_data(const Entry &entry, int file);
     Status directory(const Entry &entry);
     Status symlink(const Entry &entry);
     Status node(const Entry &entry);
     Status hard_link(const Entry &entry);
     Result<DeferredLink> locate_target();
     Status defer(const std::string &path);
-    Result<std::pair<int, UniqueFd>> link_source_dir();
+    Result<std::pair<int, Ref>> link_source_dir();
     template <class F> Status create(F attempt);
     Status attributes_by_name(const Entry &entry, const Owner &owner);
     Result<Owner> owner_of(const Entry &entry);
@@ -94,6 +96,7 @@ private:
     [[nodiscard]] bool canceled() const { return cancel_ != nullptr && cancel_->load(std::memory_order_relaxed); }
 
     TarReader &tar_;
+    Tree &tree_;
     const int root_;
     const ExtractOptions &options_;
     const std::atomic<bool> *cancel_;

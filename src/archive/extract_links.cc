@@ -2,22 +2,19 @@
 // Hard links. A target that this layer has is linked at once. One that it lacks belongs to the parents: the link is
 // kept for the driver's apply step, with the target's path as it reads at this point of the archive, since a later
 // entry may take the target's name.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/openat2.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "archive/extract_internal.h"
-#include "archive/tree_walk.h"
 #include "base/paths.h"
 
 namespace shale::archive {
 
 /// The directory of a hard link's target: one that is open already, or found by the kernel inside the root.
 /// -1: not in this layer.
-Result<std::pair<int, UniqueFd>> Extractor::link_source_dir() {
+Result<std::pair<int, Ref>> Extractor::link_source_dir() {
     const size_t count = link_parts_.size() - 1;
     size_t same = 0;
     while (same < count && same + 1 < stack_.size() && stack_[same + 1].name == link_parts_[same])
@@ -25,23 +22,20 @@ Result<std::pair<int, UniqueFd>> Extractor::link_source_dir() {
     if (same == count) {
         const int dir = TRY(open_level(same));
         TRY(open_level(stack_.size() - 1)); // may have been closed for the other
-        return std::pair{dir, UniqueFd()};
+        return std::pair{dir, Ref()};
     }
     const std::string path = join({link_parts_.data(), count});
-    for (int attempt = 0;; ++attempt) {
-        auto opened = sys::open_at2(root_, path.c_str(), O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-        if (opened) {
-            const int dir = opened->get();
-            return std::pair{dir, std::move(*opened)};
-        }
-        const int error = opened.error().sys_errno();
-        if (error == ENOENT) return std::pair{-1, UniqueFd()};
-        if (error == EAGAIN && attempt < 100) continue; // a rename somewhere raced with ".."
-        if (error == ENOTDIR || error == ELOOP)
-            return fail(Errc::InvalidArgument,
-                        fmt::format("the path of its target \"{}\" does not lead through directories", escaped(path)));
-        return std::unexpected(std::move(opened).error());
+    auto found = tree_.resolve_dir(path);
+    if (found && !*found) return std::pair{-1, Ref()};
+    if (found) {
+        const int dir = (*found)->get();
+        return std::pair{dir, std::move(**found)};
     }
+    const int error = found.error().sys_errno();
+    if (error == ENOTDIR || error == ELOOP)
+        return fail(Errc::InvalidArgument,
+                    fmt::format("the path of its target \"{}\" does not lead through directories", escaped(path)));
+    return std::unexpected(std::move(found).error());
 }
 
 /// Where the target in link_parts_ would be, as far as this layer tells: its symlinks are followed inside the root up
@@ -55,14 +49,14 @@ Result<DeferredLink> Extractor::locate_target() {
         todo.emplace_back(link_parts_[i - 1]);
     std::string real;
     std::optional<size_t> opaque_length; // of the outermost path that hides what the parents have
-    UniqueFd dir = TRY(sys::open_at(root_, ".", O_PATH | O_DIRECTORY));
+    Ref dir = TRY(tree_.open_path(root_, ""));
     const auto look = [&]() -> Status {
         if (report_.opaque_dirs == 0 || opaque_length) return {};
         bool opaque = false;
         if (options_.whiteouts == WhiteoutForm::oci_names)
-            opaque = TRY(sys::stat_if_exists(dir.get(), opaque_marker)).has_value();
+            opaque = TRY(tree_.stat_if_exists(dir.get(), opaque_marker)).has_value();
         else
-            opaque = overlay_marks(TRY(read_xattrs(dir.get(), "")), options_.whiteouts).opaque;
+            opaque = TRY(tree_.get_xattr(dir.get(), "", opaque_key())) == "y";
         if (opaque) opaque_length = real.size();
         return {};
     };
@@ -74,16 +68,17 @@ Result<DeferredLink> Extractor::locate_target() {
             const size_t slash = real.rfind('/');
             real.resize(slash == std::string::npos ? 0 : slash);
             if (opaque_length && *opaque_length > real.size()) opaque_length.reset();
-            dir = TRY(sys::open_at2(root_, real.empty() ? "." : real.c_str(), O_PATH | O_DIRECTORY,
-                                    RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS));
+            auto above = TRY(tree_.resolve_dir(real));
+            if (!above) return bad("its directory was replaced while the archive was read");
+            dir = std::move(*above);
             continue;
         }
-        const auto info = TRY(sys::stat_if_exists(dir.get(), part.c_str()));
+        const auto info = TRY(tree_.stat_if_exists(dir.get(), part.c_str()));
         if (!info || todo.empty()) {
             if (info && !is_whiteout(*info)) return bad("its directory was replaced while the archive was read");
             if (info) return bad("the layer deletes the target");
             if (options_.whiteouts == WhiteoutForm::oci_names && report_.whiteouts > 0 && part.size() < 252 &&
-                TRY(sys::stat_if_exists(dir.get(), (std::string(whiteout_prefix) + part).c_str())))
+                TRY(tree_.stat_if_exists(dir.get(), (std::string(whiteout_prefix) + part).c_str())))
                 return bad("the layer deletes the target");
             if (opaque_length) return bad("the layer deletes the target");
             DeferredLink out;
@@ -102,17 +97,17 @@ Result<DeferredLink> Extractor::locate_target() {
         if (S_ISLNK(info->st_mode)) {
             if (++links > max_symlinks)
                 return bad(fmt::format("more than {} symbolic links in its path (a loop?)", max_symlinks));
-            const std::string target = TRY(sys::read_link(dir.get(), part.c_str()));
+            const std::string target = TRY(tree_.read_link(dir.get(), part.c_str()));
             if (target.starts_with('/')) {
                 real.clear();
                 if (opaque_length && *opaque_length > 0) opaque_length.reset();
-                dir = TRY(sys::open_at(root_, ".", O_PATH | O_DIRECTORY));
+                dir = TRY(tree_.open_path(root_, ""));
             }
             push_parts(target, todo);
             continue;
         }
         if (!S_ISDIR(info->st_mode)) return bad("its path does not lead through directories");
-        dir = TRY(sys::open_at(dir.get(), part.c_str(), O_PATH | O_DIRECTORY));
+        dir = TRY(tree_.open_path(dir.get(), part.c_str()));
         if (!real.empty()) real += '/';
         real += part;
         TRY(look());
@@ -130,7 +125,7 @@ Status Extractor::defer(const std::string &path) {
         return fail(Errc::ResourceExhausted,
                     fmt::format("more than {} hard links to files of lower layers", options_.max_deferred_links));
     TRY(book(2 * path.size() + link.target.size() + 128));
-    if (TRY(sys::stat_if_exists(here(), name_.c_str()))) {
+    if (TRY(tree_.stat_if_exists(here(), name_.c_str()))) {
         touch();
         (void)TRY(make_room(name_.c_str()));
     }
@@ -157,18 +152,18 @@ Status Extractor::hard_link(const Entry &entry) {
     const auto source_dir = TRY(link_source_dir());
     const int from = source_dir.first;
     if (from < 0) return defer(path);
-    const auto source = TRY(sys::stat_if_exists(from, target.c_str()));
+    const auto source = TRY(tree_.stat_if_exists(from, target.c_str()));
     if (!source) return defer(path);
     if (S_ISDIR(source->st_mode)) return bad("the target is a directory");
     if (is_whiteout(*source)) return bad("the layer deletes the target");
     touch();
-    const auto attempt = [&] { return sys::make_link(from, target.c_str(), here(), name_.c_str()); };
+    const auto attempt = [&] { return tree_.make_link(from, target.c_str(), here(), name_.c_str()); };
     Status made = attempt();
     if (!made && made.error().sys_errno() == EEXIST) {
-        const auto old = TRY(sys::stat_at(here(), name_.c_str()));
+        const auto old = TRY(tree_.stat(here(), name_.c_str()));
         if (old.st_dev == source->st_dev && old.st_ino == source->st_ino) {
-            const auto dir_to = TRY(sys::stat_at(here(), ""));
-            const auto dir_from = TRY(sys::stat_at(from, ""));
+            const auto dir_to = TRY(tree_.stat(here(), ""));
+            const auto dir_from = TRY(tree_.stat(from, ""));
             if (target == name_ && dir_to.st_ino == dir_from.st_ino) return bad("it is its own target");
             return {}; // two names of one file already
         }

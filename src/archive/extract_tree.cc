@@ -9,7 +9,6 @@
 #include <cerrno>
 
 #include "archive/extract_internal.h"
-#include "archive/tree_walk.h"
 
 namespace shale::archive {
 namespace {
@@ -94,7 +93,7 @@ Result<int> Extractor::open_level(size_t index) {
         --from;
     for (size_t i = from; i <= index; ++i) {
         const int above = i == 1 ? root_ : stack_[i - 1].fd.get();
-        stack_[i].fd = TRY(sys::open_dir(above, stack_[i].name.c_str()));
+        stack_[i].fd = TRY(tree_.open_dir(above, stack_[i].name.c_str()));
         if (i > open_levels) stack_[i - open_levels].fd.reset();
     }
     return stack_[index].fd.get();
@@ -107,14 +106,14 @@ Status Extractor::leave_top() {
         const bool by_fd = index == 0 || top.fd;
         const int dir = by_fd ? here() : TRY(open_level(index - 1));
         const char *name = by_fd ? "" : top.name.c_str();
-        if (top.set_times) TRY(sys::set_times(dir, name, top.atime, top.mtime));
+        if (top.set_times) TRY(tree_.set_times(dir, name, top.atime, top.mtime));
         if (top.leave_mode && uid_ != 0 && index > 0) {
             std::string path = real_path("");
             path.pop_back();
             TRY(book(path.size() + 64));
             locked_.insert_or_assign(std::move(path), *top.leave_mode);
         } else if (top.leave_mode) {
-            TRY(sys::chmod_at(dir, name, *top.leave_mode));
+            TRY(tree_.chmod(dir, name, *top.leave_mode));
         }
     }
     stack_.pop_back();
@@ -125,7 +124,7 @@ Status Extractor::leave_top() {
 Status Extractor::lock() {
     for (auto it = locked_.rbegin(); it != locked_.rend(); ++it) {
         const auto &[path, mode] = *it;
-        TRY(sys::chmod_fd(TRY(sys::open_dirs(root_, path)).get(), mode));
+        TRY(tree_.chmod(TRY(tree_.open_dirs(path)).get(), "", mode));
     }
     return {};
 }
@@ -180,7 +179,7 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
                     fmt::format("its path leads through \"{}\", a name that stands for a deletion", part));
     const int dir = TRY(open_level(stack_.size() - 1));
     const char *name = part.c_str();
-    auto opened = sys::open_dir(dir, name);
+    auto opened = tree_.open_dir(dir, name);
     std::optional<mode_t> leave_mode;
     if (!opened) {
         const int error = opened.error().sys_errno();
@@ -190,8 +189,8 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
             return std::nullopt;
         }
         if (error != ENOTDIR && error != ELOOP && error != EACCES) return std::unexpected(std::move(opened).error());
-        const auto info = TRY(sys::stat_at(dir, name));
-        if (S_ISLNK(info.st_mode)) return TRY(sys::read_link(dir, name));
+        const auto info = TRY(tree_.stat(dir, name));
+        if (S_ISLNK(info.st_mode)) return TRY(tree_.read_link(dir, name));
         if (is_whiteout(info)) {
             touch();
             (void)TRY(make_room(name));
@@ -206,13 +205,13 @@ Result<std::optional<std::string>> Extractor::step_into(const std::string &part)
         if (error != EACCES) return std::unexpected(std::move(opened).error());
         // A mode that locks out its owner, who is us: opened up while we work in it.
         leave_mode = info.st_mode & 07777U;
-        TRY(sys::chmod_at(dir, name, *leave_mode | 0700U));
-        opened = TRY(sys::open_dir(dir, name));
+        TRY(tree_.chmod(dir, name, *leave_mode | 0700U));
+        opened = TRY(tree_.open_dir(dir, name));
     }
-    const auto info = TRY(sys::stat_at(opened->get(), ""));
+    const auto info = TRY(tree_.stat(opened->get(), ""));
     if (!leave_mode && (info.st_mode & 0700U) != 0700 && uid_ != 0) {
         leave_mode = info.st_mode & 07777U;
-        TRY(sys::chmod_fd(opened->get(), *leave_mode | 0700U));
+        TRY(tree_.chmod(opened->get(), "", *leave_mode | 0700U));
     }
     Level level;
     level.name = part;
@@ -234,21 +233,21 @@ Status Extractor::make_implied(const std::string &part, bool deleted) {
     const bool setgid = stack_.back().setgid;
     if (TRY(drop_named_whiteout(name))) deleted = true;
     touch();
-    TRY(sys::make_dir(dir, name, 0755));
+    TRY(tree_.make_dir(dir, name, 0755));
     ++report_.inodes;
     if (options_.owners == OwnerPolicy::keep) {
         // Whose root is not mapped keeps the caller's ids; the driver mends implied directories anyway.
         auto owner = owner_of(0, 0);
-        if (owner && (owner->differs || setgid)) TRY(sys::chown_at(dir, name, owner->uid, owner->gid));
+        if (owner && (owner->differs || setgid)) TRY(tree_.chown(dir, name, owner->uid, owner->gid));
     }
-    if ((umask_ & 0755U) != 0 || setgid || inherits_acl_) TRY(sys::chmod_at(dir, name, 0755));
+    if ((umask_ & 0755U) != 0 || setgid || inherits_acl_) TRY(tree_.chmod(dir, name, 0755));
     std::string path = real_path(part);
     TRY(book(path.size() + 64));
     deferred_.erase(path);
     if (!deleted) implied_.insert(std::move(path));
     Level level;
     level.name = part;
-    level.fd = TRY(sys::open_dir(dir, name));
+    level.fd = TRY(tree_.open_dir(dir, name));
     stack_.push_back(std::move(level));
     if (stack_.size() > open_levels + 1) stack_[stack_.size() - 1 - open_levels].fd.reset();
     if (deleted) TRY(make_opaque(here()));
@@ -261,19 +260,19 @@ bool Extractor::is_whiteout(const struct stat &info) const {
 
 /// Removes what has the name `name`; true when that was a whiteout.
 Result<bool> Extractor::make_room(const char *name) {
-    const auto info = TRY(sys::stat_at(here(), name));
+    const auto info = TRY(tree_.stat(here(), name));
     const auto gone = [this] { report_.inodes -= report_.inodes > 0 ? 1 : 0; };
     if (is_whiteout(info)) {
-        TRY(sys::unlink_at(here(), name));
+        TRY(tree_.unlink(here(), name));
         gone();
         report_.whiteouts -= report_.whiteouts > 0 ? 1 : 0;
         return true;
     }
     if (S_ISDIR(info.st_mode)) {
-        TRY(sys::remove_tree(here(), name, gone));
+        TRY(tree_.remove_tree(here(), name, gone));
         forget_below(real_path(name), true);
     } else {
-        TRY(sys::unlink_at(here(), name));
+        TRY(tree_.unlink(here(), name));
         if (info.st_nlink <= 1) gone();
     }
     return false;
@@ -296,7 +295,7 @@ Result<bool> Extractor::drop_named_whiteout(const char *name) {
     if (!whiteout_names_.test(hash_of(name))) return false;
     const std::string marker = std::string(whiteout_prefix) + name;
     if (marker.size() > name_max) return false;
-    if (auto removed = sys::unlink_at(here(), marker.c_str()); !removed) {
+    if (auto removed = tree_.unlink(here(), marker.c_str()); !removed) {
         if (removed.error().sys_errno() == ENOENT) return false;
         return std::unexpected(std::move(removed).error());
     }
@@ -339,11 +338,11 @@ Status Extractor::special(const Entry &entry) {
 Status Extractor::whiteout(const char *name) {
     if (!deferred_.empty() && deferred_.contains(real_path(name))) return {};
     if (options_.whiteouts == WhiteoutForm::oci_names) {
-        if (const auto info = TRY(sys::stat_if_exists(here(), name)); info)
+        if (const auto info = TRY(tree_.stat_if_exists(here(), name)); info)
             return S_ISDIR(info->st_mode) ? make_opaque_child(name) : Status{};
         const std::string marker = std::string(whiteout_prefix) + name;
         touch();
-        auto made = sys::open_at(here(), marker.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+        auto made = tree_.create_file(here(), marker.c_str(), 0600);
         if (!made) {
             if (made.error().sys_errno() == EEXIST) return {};
             return std::unexpected(std::move(made).error());
@@ -351,9 +350,9 @@ Status Extractor::whiteout(const char *name) {
         whiteout_names_.set(hash_of(name));
     } else {
         touch();
-        if (auto made = sys::make_node(here(), name, S_IFCHR, makedev(0, 0)); !made) {
+        if (auto made = tree_.make_node(here(), name, S_IFCHR, makedev(0, 0)); !made) {
             if (made.error().sys_errno() != EEXIST) return made;
-            const auto info = TRY(sys::stat_at(here(), name));
+            const auto info = TRY(tree_.stat(here(), name));
             return S_ISDIR(info.st_mode) ? make_opaque_child(name) : Status{};
         }
     }
@@ -364,7 +363,7 @@ Status Extractor::whiteout(const char *name) {
 
 Status Extractor::make_opaque(int dir) {
     if (options_.whiteouts == WhiteoutForm::oci_names) {
-        auto made = sys::open_at(dir, opaque_marker, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        auto made = tree_.create_file(dir, opaque_marker, 0600);
         if (!made) {
             if (made.error().sys_errno() == EEXIST) return {};
             return std::unexpected(std::move(made).error());
@@ -372,10 +371,8 @@ Status Extractor::make_opaque(int dir) {
         if (dir == here()) touch();
         ++report_.inodes;
     } else {
-        const char *key =
-            options_.whiteouts == WhiteoutForm::overlay_trusted ? "trusted.overlay.opaque" : "user.overlay.opaque";
-        if (TRY(sys::get_xattr(dir, "", key))) return {};
-        TRY(sys::set_xattr(dir, "", key, "y"));
+        if (TRY(tree_.get_xattr(dir, "", opaque_key()))) return {};
+        TRY(tree_.set_xattr(dir, "", opaque_key(), "y"));
     }
     ++report_.opaque_dirs;
     return {};

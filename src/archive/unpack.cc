@@ -101,7 +101,7 @@ Result<Compression> detect(const UnpackJob &job) {
 /// The consumer's end: extracts, or just reads on to the end.
 Status consume(const UnpackJob &job, UnpackResult &result, BlockSource source) {
     TarReader tar(std::move(source), job.extract.limits);
-    if (job.dest_dir >= 0) result.extract = TRY(extract_tar(tar, job.dest_dir, job.extract, job.cancel));
+    if (job.dest != nullptr) result.extract = TRY(extract_tar(tar, *job.dest, job.extract, job.cancel));
     TRY(tar.drain());
     return {};
 }

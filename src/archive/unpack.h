@@ -10,6 +10,7 @@
 
 #include "archive/decompress.h"
 #include "archive/extract.h"
+#include "archive/tree.h"
 #include "base/digest.h"
 
 namespace shale::archive {
@@ -21,7 +22,7 @@ struct UnpackJob {
     std::optional<Digest> digest;  ///< wanted digest of the blob's bytes
     std::optional<Digest> diff_id; ///< wanted digest of the tar
     int copy_fd = -1;              ///< when >= 0: the blob's bytes are written here too (the store's blob)
-    int dest_dir = -1;             ///< upper-form tree goes here; -1: only check digests (and copy)
+    Tree *dest = nullptr;          ///< the upper-form tree goes here; null: only check digests (and copy)
     ExtractOptions extract;
     /// Called now and then from a pipeline thread with compressed bytes done so far.
     std::function<void(uint64_t)> progress;

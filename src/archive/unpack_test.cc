@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "archive/tar_test_util.h"
 #include "base/fd.h"
@@ -63,10 +64,12 @@ protected:
         job_.blob_fd = blob_.get();
         job_.offset = 4;
         job_.size = blob.size();
-        job_.dest_dir = dir_.get();
+        tree_.emplace(dir_.get());
+        job_.dest = &*tree_;
     }
     fs::path base_;
     UniqueFd dir_, blob_;
+    std::optional<DirectoryTree> tree_;
     UnpackJob job_;
 };
 INSTANTIATE_TEST_SUITE_P(All, Unpack, ::testing::Values(Compression::none, Compression::gzip, Compression::zstd));
@@ -91,7 +94,7 @@ TEST_P(Unpack, BigAndSmallLayers) {
         EXPECT_EQ(::pread(copy.get(), copied.data(), copied.size(), 0), static_cast<ssize_t>(blob.size()));
         EXPECT_TRUE(copied == blob);
         EXPECT_TRUE(fs::exists(base_ / "d/f0"));
-        job_.dest_dir = -1;
+        job_.dest = nullptr;
         job_.copy_fd = -1;
         got = unpack_layer(job_);
         ASSERT_TRUE(got) << got.error().text();

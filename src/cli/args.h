@@ -20,7 +20,9 @@ struct Globals {
 };
 
 struct InfoArgs {};
-struct DriversArgs {};
+struct DriversArgs {
+    bool measure = false;
+};
 struct VersionArgs {};
 struct ImageImportArgs {
     std::string file, name, os, architecture, reference;
@@ -87,6 +89,11 @@ struct CheckArgs {
     std::string level = "quick";
     bool repair = false;
 };
+struct MigrateArgs {
+    std::string to, to_root, verify = "digest";
+    std::vector<std::string> to_options;
+    bool finish = false, rollback = false, force = false;
+};
 struct LeaseCreateArgs {
     std::string id, expires;
     std::vector<std::string> refs;
@@ -102,7 +109,7 @@ using Verb =
                  ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
                  ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
                  ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
-                 GcArgs, DfArgs, CheckArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs>;
+                 GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs>;
 
 struct CommandLine {
     Globals globals;

@@ -14,7 +14,7 @@
 
 namespace shale::cli {
 
-Result<std::unique_ptr<store::Store>> Context::open_store(bool read_only) const {
+Result<std::unique_ptr<store::Store>> Context::open_store(Access access) const {
     store::StoreOptions options;
     options.root = settings.root;
     options.driver = settings.driver;
@@ -22,7 +22,8 @@ Result<std::unique_ptr<store::Store>> Context::open_store(bool read_only) const 
     options.durability = settings.durability;
     options.jobs = settings.jobs;
     options.tar_limits = settings.limits;
-    options.read_only = read_only;
+    options.read_only = access == Access::read_only;
+    options.migrating = access == Access::migrate;
     auto store = store::Store::open(options);
     if (!store && !rootless.unavailable.empty())
         return std::unexpected(std::move(store).error().add(rootless.unavailable));

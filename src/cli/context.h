@@ -31,7 +31,9 @@ public:
     mode_t user_umask = 022; ///< as it was when shale started; for files that the user asked for
     const std::atomic<bool> *cancel = nullptr;
 
-    Result<std::unique_ptr<store::Store>> open_store(bool read_only = false) const;
+    /// migrate: by the store's own driver, whatever the configuration names, and also where it has moved away from.
+    enum class Access : uint8_t { normal, read_only, migrate };
+    Result<std::unique_ptr<store::Store>> open_store(Access access = Access::normal) const;
 
     /// Gives back the space of what was removed, once the user has been told of it.
     Status reap(store::Store &store) const;

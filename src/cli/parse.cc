@@ -26,6 +26,7 @@ public:
         add_layers();
         add_containers();
         add_run();
+        add_migrate();
         add_leases();
     }
 
@@ -144,7 +145,7 @@ private:
         a.add_flag("-q,--quiet", g.quiet, "Only ids")->group(group);
         a.add_flag("-v,--verbose", g.verbose, "Say more on standard error")->group(group);
         a.add_flag("--no-color", g.no_color, "No colours (so does NO_COLOR)")->group(group);
-        a.add_flag("--dry-run", g.dry_run, "rm, gc: only say what would be done")->group(group);
+        a.add_flag("--dry-run", g.dry_run, "rm, gc, migrate: only say what would be done")->group(group);
     }
 
     template <class Args> CLI::App *add(CLI::App *to, const char *name, const char *help, Args &args) {
@@ -254,6 +255,24 @@ private:
             ->footer("[--] CMD ARG...");
     }
 
+    void add_migrate() {
+        CLI::App *verb = add(&app_, "migrate", "Move the store to another driver, or directory, or both", migrate_);
+        CLI::Option *to = verb->add_option("--to", migrate_.to, "Driver to copy to; run again, it goes on");
+        verb->add_option("--to-root", migrate_.to_root, "Another root for it (a new directory)")->needs(to);
+        verb->add_option("--to-opt", migrate_.to_options, "Option of the new driver: KEY=VALUE; may be repeated")
+            ->allow_extra_args(false)
+            ->needs(to);
+        verb->add_flag("--force", migrate_.force, "Also when the estimate does not fit")->needs(to);
+        verb->add_option("--verify", migrate_.verify,
+                         "digest: layers by their digests, containers' trees; data: all files of all trees")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"digest", "data"}));
+        CLI::Option *finish = verb->add_flag("--finish", migrate_.finish, "Copy the rest and switch to the copy");
+        CLI::Option *back = verb->add_flag("--rollback", migrate_.rollback, "Take the copy away");
+        finish->excludes(back)->excludes(to);
+        back->excludes(to);
+    }
+
     void add_leases() {
         CLI::App *lease = group("lease", "Leases: what they name is not collected");
         CLI::App *create = add(lease, "create", "Create a lease", lease_create_);
@@ -268,7 +287,8 @@ private:
     [[nodiscard]] bool has_dry_run() const {
         const auto &verb = line_.verb;
         return std::holds_alternative<ImageRmArgs>(verb) || std::holds_alternative<ContainerRmArgs>(verb) ||
-               std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb);
+               std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb) ||
+               std::holds_alternative<MigrateArgs>(verb);
     }
 
     /// What CLI11 cannot turn into its final type.
@@ -280,7 +300,7 @@ private:
                 TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
         if (line_.globals.dry_run && !has_dry_run())
             return fail(Errc::InvalidArgument,
-                        "this command has no --dry-run: that is for image rm, container rm, lease rm and gc");
+                        "this command has no --dry-run: that is for image rm, container rm, lease rm, gc and migrate");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
@@ -330,6 +350,7 @@ private:
     GcArgs gc_;
     DfArgs df_;
     CheckArgs check_;
+    MigrateArgs migrate_;
     LeaseCreateArgs lease_create_;
     LeaseLsArgs lease_ls_;
     LeaseRmArgs lease_rm_;

@@ -32,6 +32,7 @@ Result<int> run(Context &context, const UnshareArgs &args);
 Result<int> run(Context &context, const GcArgs &args);
 Result<int> run(Context &context, const DfArgs &args);
 Result<int> run(Context &context, const CheckArgs &args);
+Result<int> run(Context &context, const MigrateArgs &args);
 Result<int> run(Context &context, const LeaseCreateArgs &args);
 Result<int> run(Context &context, const LeaseLsArgs &args);
 Result<int> run(Context &context, const LeaseRmArgs &args);

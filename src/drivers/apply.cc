@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "drivers/apply.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -21,12 +20,12 @@ constexpr size_t name_max = 255;
 
 } // namespace
 
-Result<Look> look_up(int root, std::string_view path, WhiteoutForm form) {
+Result<Look> look_up(archive::Tree &tree, std::string_view path, WhiteoutForm form) {
     Look out;
     const bool by_name = form == WhiteoutForm::oci_names;
     const std::string prefix = form == WhiteoutForm::overlay_user ? "user.overlay." : "trusted.overlay.";
     const std::string opaque = prefix + "opaque", redirect = prefix + "redirect", metacopy = prefix + "metacopy";
-    UniqueFd at = TRY(sys::open_at(root, ".", O_PATH | O_DIRECTORY));
+    archive::Ref at = TRY(tree.open_path(tree.root(), ""));
     for (size_t begin = 0; begin < path.size();) {
         const size_t slash = std::min(path.find('/', begin), path.size());
         const std::string part(path.substr(begin, slash - begin));
@@ -34,19 +33,19 @@ Result<Look> look_up(int root, std::string_view path, WhiteoutForm form) {
         if (part.empty() || part == ".") continue;
         if (part == "..") return fail(Errc::InvalidArgument, fmt::format("path \"{}\" is not clean", path));
         if (by_name) {
-            if (TRY(sys::stat_if_exists(at.get(), ".wh..wh..opq"))) out.opaque_above = true;
-            if (part.size() + 4 <= name_max && TRY(sys::stat_if_exists(at.get(), (".wh." + part).c_str()))) {
+            if (TRY(tree.stat_if_exists(at.get(), ".wh..wh..opq"))) out.opaque_above = true;
+            if (part.size() + 4 <= name_max && TRY(tree.stat_if_exists(at.get(), (".wh." + part).c_str()))) {
                 out.kind = Look::Kind::hidden;
                 return out;
             }
         }
-        auto next = sys::open_at(at.get(), part.c_str(), O_PATH);
+        auto next = tree.open_path(at.get(), part.c_str());
         if (!next && next.error().sys_errno() == ENOENT) {
             out.kind = out.opaque_above ? Look::Kind::hidden : Look::Kind::absent;
             return out;
         }
         at = TRY(std::move(next));
-        const struct stat status = TRY(sys::stat_at(at.get(), ""));
+        const struct stat status = TRY(tree.stat(at.get(), ""));
         const bool last = slash >= path.size();
         const bool whiteout = !by_name && S_ISCHR(status.st_mode) && status.st_rdev == 0;
         if (whiteout || (!last && !S_ISDIR(status.st_mode))) {
@@ -55,16 +54,16 @@ Result<Look> look_up(int root, std::string_view path, WhiteoutForm form) {
         }
         if (last) {
             if (!by_name && S_ISREG(status.st_mode))
-                out.redirected |= TRY(sys::get_xattr(at.get(), "", metacopy.c_str())).has_value();
+                out.redirected |= TRY(tree.get_xattr(at.get(), "", metacopy.c_str())).has_value();
             break;
         }
         if (by_name) continue;
-        out.redirected |= TRY(sys::get_xattr(at.get(), "", redirect.c_str())).has_value();
+        out.redirected |= TRY(tree.get_xattr(at.get(), "", redirect.c_str())).has_value();
         // "x" marks a directory with xattr whiteouts (Linux 6.7), which is not opaque.
-        if (const auto mark = TRY(sys::get_xattr(at.get(), "", opaque.c_str()))) out.opaque_above |= *mark == "y";
+        if (const auto mark = TRY(tree.get_xattr(at.get(), "", opaque.c_str()))) out.opaque_above |= *mark == "y";
     }
     out.kind = Look::Kind::found;
-    out.fd = std::move(at);
+    out.at = std::move(at);
     return out;
 }
 
@@ -81,16 +80,16 @@ Status Applier::run(const archive::ExtractReport &report) {
 }
 
 /// The directory at `path`; missing ones are made and count as implied.
-Result<UniqueFd> Applier::make_staged(std::string_view path) {
-    UniqueFd at = TRY(sys::open_dir(staged_, "."));
+Result<archive::Ref> Applier::make_staged(std::string_view path) {
+    archive::Ref at = TRY(staged_.open_dir(staged_.root(), ""));
     for (size_t begin = 0; begin < path.size();) {
         const size_t slash = std::min(path.find('/', begin), path.size());
         const std::string part(path.substr(begin, slash - begin));
-        auto next = sys::open_dir(at.get(), part.c_str());
+        auto next = staged_.open_dir(at.get(), part.c_str());
         if (!next && next.error().sys_errno() == ENOENT) {
-            TRY(keeping_times(at.get(), [&] { return sys::make_dir(at.get(), part.c_str(), 0755); }));
-            next = sys::open_dir(at.get(), part.c_str());
-            if (next) TRY(sys::chmod_fd(next->get(), 0755));
+            TRY(keep_times(at.get(), [&] { return staged_.make_dir(at.get(), part.c_str(), 0755); }));
+            next = staged_.open_dir(at.get(), part.c_str());
+            if (next) TRY(staged_.chmod(next->get(), "", 0755));
             implied_.emplace(path.substr(0, slash));
         }
         at = TRY(std::move(next));
@@ -170,10 +169,9 @@ Result<Applier::Found> Applier::find_target(const archive::DeferredLink &link) {
     Found out;
     out.path = link.target;
     const auto in_layer = [&]() -> Result<bool> {
-        Look own = TRY(look_up(staged_, out.path, form_));
-        if (own.kind != Look::Kind::found || S_ISDIR(TRY(sys::stat_at(own.fd.get(), "")).st_mode)) return false;
+        const Look own = TRY(look_up(staged_, out.path, form_));
+        if (own.kind != Look::Kind::found || S_ISDIR(TRY(staged_.stat(own.at.get(), "")).st_mode)) return false;
         out.own = true;
-        out.fd = std::move(own.fd);
         return true;
     };
     const bool clean = !("/" + link.target + "/").contains("/../");
@@ -196,12 +194,12 @@ Result<Applier::Found> Applier::find_target(const archive::DeferredLink &link) {
 
 Status Applier::link_from(const std::string &path, int to_dir, const char *name) {
     const auto [parent, last] = split_path(path);
-    const UniqueFd from_dir = TRY(sys::open_dirs(staged_, parent));
+    const archive::Ref from_dir = TRY(staged_.open_dirs(parent));
     const std::string from(last);
-    auto made = sys::make_link(from_dir.get(), from.c_str(), to_dir, name);
+    auto made = staged_.make_link(from_dir.get(), from.c_str(), to_dir, name);
     if (made || made.error().sys_errno() != EMLINK) return made;
-    // As many names as the file system allows: a copy begins the next group.
-    return copy_entry(TRY(sys::open_at(from_dir.get(), from.c_str(), O_PATH)).get(), to_dir, name);
+    // As many names as the file system allows (so it is one of the host): a copy begins the next group.
+    return copy_entry(TRY(staged_.open_path(from_dir.get(), from.c_str())).get(), to_dir, name);
 }
 
 Status Applier::link(const archive::DeferredLink &link) {
@@ -209,17 +207,17 @@ Status Applier::link(const archive::DeferredLink &link) {
     const Found target = TRY(find_target(link));
     if (target.path == path) return {}; // its own target, by way of a symlink of the parents
     const auto [to_parent, to_name] = split_path(path);
-    const UniqueFd to_dir = TRY(make_staged(to_parent));
+    const archive::Ref to_dir = TRY(make_staged(to_parent));
     const std::string name(to_name);
     if (path != link.path) arrived_.insert(path);
-    return keeping_times(to_dir.get(), [&]() -> Status {
-        if (const auto there = TRY(sys::stat_if_exists(to_dir.get(), name.c_str()))) {
+    return keep_times(to_dir.get(), [&]() -> Status {
+        if (const auto there = TRY(staged_.stat_if_exists(to_dir.get(), name.c_str()))) {
             const bool whiteout = form_ != WhiteoutForm::oci_names && S_ISCHR(there->st_mode) && there->st_rdev == 0;
             if (!whiteout) return {}; // an entry of the layer that names this place itself
-            TRY(sys::unlink_at(to_dir.get(), name.c_str()));
+            TRY(staged_.unlink(to_dir.get(), name.c_str()));
         }
         if (form_ == WhiteoutForm::oci_names && name.size() + 4 <= name_max)
-            TRY(sys::remove_tree(to_dir.get(), (".wh." + name).c_str()));
+            TRY(staged_.remove_tree(to_dir.get(), (".wh." + name).c_str()));
         if (target.own) return link_from(target.path, to_dir.get(), name.c_str());
         if (const auto home = homes_.find(target.path); home != homes_.end())
             return link_from(home->second, to_dir.get(), name.c_str());
@@ -229,8 +227,8 @@ Status Applier::link(const archive::DeferredLink &link) {
             return lower_.give(target.path, target.fd.get(), to_dir.get(), name.c_str());
         }
         const auto [parent, last] = split_path(target.path);
-        const UniqueFd dir = TRY(make_staged(parent));
-        TRY(keeping_times(dir.get(), [&] {
+        const archive::Ref dir = TRY(make_staged(parent));
+        TRY(keep_times(dir.get(), [&] {
             return lower_.give(target.path, target.fd.get(), dir.get(), std::string(last).c_str());
         }));
         homes_.emplace(target.path, target.path);
@@ -240,12 +238,20 @@ Status Applier::link(const archive::DeferredLink &link) {
 
 /// Metadata of the parents' directory at `path` onto this layer's.
 Status Applier::inherit(const std::string &path) {
-    Look own = TRY(look_up(staged_, path, form_));
+    const Look own = TRY(look_up(staged_, path, form_));
     if (own.kind != Look::Kind::found || own.opaque_above) return {};
-    if (!S_ISDIR(TRY(sys::stat_at(own.fd.get(), "")).st_mode)) return {};
+    if (!S_ISDIR(TRY(staged_.stat(own.at.get(), "")).st_mode)) return {};
     const auto from = TRY(lower_.look(path));
     if (!from || !S_ISDIR(TRY(sys::stat_at(from->get(), "")).st_mode)) return {};
-    return copy_metadata(from->get(), TRY(sys::open_dir(own.fd.get(), ".")).get());
+    archive::DirectoryTree parents(-1);
+    return copy_metadata(parents, from->get(), staged_, TRY(staged_.open_dir(own.at.get(), "")).get());
+}
+
+/// Runs `body`; the staged directory's own times are as before afterwards.
+Status Applier::keep_times(int dir, const std::function<Status()> &body) {
+    const struct stat before = TRY(staged_.stat(dir, ""));
+    TRY(body());
+    return staged_.set_times(dir, "", before.st_atim, before.st_mtim);
 }
 
 } // namespace shale::drivers

@@ -8,6 +8,7 @@
 // Works on the staged tree alone: after a crash or an error that is thrown away as a whole.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "archive/extract.h"
+#include "archive/tree.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/paths.h"
@@ -27,11 +29,11 @@ namespace shale::drivers {
 struct Look {
     enum class Kind : uint8_t { found, absent, hidden }; ///< hidden: whiteout, opaque, or no directory on the way
     Kind kind = Kind::absent;
-    UniqueFd fd;               ///< O_PATH, when found
+    archive::Ref at;           ///< only to be looked at, when found
     bool opaque_above = false; ///< a directory above the path is opaque here
     bool redirected = false;   ///< a redirect or metacopy mark on the way: only a mount tells the truth
 };
-Result<Look> look_up(int root, std::string_view path, archive::WhiteoutForm form);
+Result<Look> look_up(archive::Tree &tree, std::string_view path, archive::WhiteoutForm form);
 
 /// The merged tree of a layer's parents, as the driver keeps it.
 class LowerTree {
@@ -39,7 +41,8 @@ public:
     virtual ~LowerTree() = default;
     /// What is at `path` (clean; no link is followed), O_PATH; nullopt: nothing.
     virtual Result<std::optional<UniqueFd>> look(std::string_view path) = 0;
-    /// The file at `path`, opened as `from`, gets a first name in the staged tree, which is free.
+    /// The file at `path`, opened as `from`, gets a first name in the staged tree, which is free: `to_dir` is the
+    /// staged tree's number of the directory.
     virtual Status give(const std::string &path, int from, int to_dir, const char *name) = 0;
     /// True: giving makes a copy, and the lower name must become one of the copy's names to stay the same file.
     [[nodiscard]] virtual bool copies() const noexcept = 0;
@@ -48,7 +51,8 @@ public:
 class Applier {
 public:
     /// `staged` and `lower` outlive the object.
-    Applier(int staged, archive::WhiteoutForm form, LowerTree &lower) : staged_(staged), form_(form), lower_(lower) {}
+    Applier(archive::Tree &staged, archive::WhiteoutForm form, LowerTree &lower)
+        : staged_(staged), form_(form), lower_(lower) {}
     Status run(const archive::ExtractReport &report);
     /// Afterwards: where the archive's `path` is now.
     [[nodiscard]] std::string moved_path(std::string path) const;
@@ -75,17 +79,18 @@ private:
     struct Found {
         std::string path; ///< without symlinks
         bool own = false; ///< the layer's, not the parents'
-        UniqueFd fd;
+        UniqueFd fd;      ///< the parents'
     };
     Result<Found> find_target(const archive::DeferredLink &link);
     Result<std::string> resolve_below(const archive::DeferredLink &link);
     Status link(const archive::DeferredLink &link);
     Status link_from(const std::string &path, int to_dir, const char *name);
     Status inherit(const std::string &path);
-    Result<UniqueFd> make_staged(std::string_view path);
+    Result<archive::Ref> make_staged(std::string_view path);
+    Status keep_times(int dir, const std::function<Status()> &body);
     [[nodiscard]] bool has_arrived(const std::string &path) const;
 
-    int staged_;
+    archive::Tree &staged_;
     archive::WhiteoutForm form_;
     LowerTree &lower_;
     std::set<std::string> pending_;            ///< implied directories not looked at yet

@@ -2,10 +2,9 @@
 // Directories that a layer implies where the parents have a symlink to a directory ("bin/foo" over "bin -> usr/bin"):
 // programs that apply layers to the merged tree follow the link, so the layer's entries belong to what it leads to.
 // A link that leads nowhere, to no directory or round in a circle is hidden by the implied directory.
-#include <fcntl.h>
 #include <sys/stat.h>
 
-#include <array>
+#include <cerrno>
 
 #include <fmt/format.h>
 
@@ -44,7 +43,7 @@ Status Applier::fold() {
             implied_.insert(path);
             continue;
         }
-        TRY(in_context(keeping_times(staged_, [&] { return move_tree(path, *target); }),
+        TRY(in_context(keep_times(staged_.root(), [&] { return move_tree(path, *target); }),
                        [&] { return fmt::format("directory \"{}\", which is \"{}\"", path, *target); }));
     }
     return {};
@@ -54,7 +53,7 @@ Status Applier::fold() {
 Result<std::optional<std::string>> Applier::fold_target(const std::string &path) {
     const Look own = TRY(look_up(staged_, path, form_));
     if (own.kind != Look::Kind::found || own.opaque_above) return std::nullopt;
-    if (!S_ISDIR(TRY(sys::stat_at(own.fd.get(), "")).st_mode)) return std::nullopt;
+    if (!S_ISDIR(TRY(staged_.stat(own.at.get(), "")).st_mode)) return std::nullopt;
     const auto lower = TRY(lower_.look(path));
     if (!lower || !S_ISLNK(TRY(sys::stat_at(lower->get(), "")).st_mode)) return std::nullopt;
     auto target = TRY(resolve(path));
@@ -78,27 +77,26 @@ Result<std::optional<std::string>> Applier::resolve(const std::string &path) {
         const std::string next = below(real, part);
         // A name of a deletion would read as one in the staged tree.
         if (++lookups > max_lookups || next.size() > path_max || part.starts_with(whiteout_prefix)) return std::nullopt;
-        Look own = TRY(look_up(staged_, next, form_));
+        const Look own = TRY(look_up(staged_, next, form_));
         if (own.kind == Look::Kind::hidden) return std::nullopt;
-        std::optional<UniqueFd> at;
-        if (own.kind == Look::Kind::absent) {
-            at = TRY(lower_.look(next));
-        } else {
-            at = std::move(own.fd);
+        bool in_lower = own.kind == Look::Kind::absent;
+        std::optional<UniqueFd> lower;
+        if (in_lower) {
+            lower = TRY(lower_.look(next));
+            if (!lower) return std::nullopt;
+        } else if ((pending_.contains(next) || implied_.contains(next)) && !own.opaque_above) {
             // One that stays because its link leads nowhere is no way for another link either.
-            if ((pending_.contains(next) || implied_.contains(next)) && !own.opaque_above) {
-                auto lower = TRY(lower_.look(next));
-                if (lower && S_ISLNK(TRY(sys::stat_at(lower->get(), "")).st_mode)) at = std::move(lower);
-            }
+            lower = TRY(lower_.look(next));
+            in_lower = lower && S_ISLNK(TRY(sys::stat_at(lower->get(), "")).st_mode);
         }
-        if (!at) return std::nullopt;
-        const struct stat status = TRY(sys::stat_at(at->get(), ""));
+        const struct stat status = in_lower ? TRY(sys::stat_at(lower->get(), "")) : TRY(staged_.stat(own.at.get(), ""));
         if (S_ISDIR(status.st_mode)) {
             real = next;
             continue;
         }
         if (!S_ISLNK(status.st_mode) || ++links > max_symlinks) return std::nullopt;
-        const std::string target = TRY(sys::read_link(at->get(), ""));
+        const std::string target =
+            in_lower ? TRY(sys::read_link(lower->get(), "")) : TRY(staged_.read_link(own.at.get(), ""));
         if (target.starts_with('/')) real.clear();
         push_parts(target, todo);
     }
@@ -109,30 +107,32 @@ Result<std::optional<std::string>> Applier::resolve(const std::string &path) {
 Status Applier::move_tree(const std::string &from, const std::string &to) {
     (void)TRY(make_staged(to));
     const auto [parent, name] = split_path(from);
-    const UniqueFd parent_dir = TRY(sys::open_dirs(staged_, parent));
+    const archive::Ref parent_dir = TRY(staged_.open_dirs(parent));
     // Out of the way first: the target may be above it, and hold an entry of its name.
-    TRY(keeping_times(parent_dir.get(),
-                      [&] { return sys::rename_at(parent_dir.get(), std::string(name).c_str(), staged_, fold_name); }));
+    TRY(keep_times(parent_dir.get(), [&] {
+        return staged_.rename(parent_dir.get(), std::string(name).c_str(), staged_.root(), fold_name);
+    }));
     for (std::vector<std::string> todo{""}; !todo.empty();) {
         const std::string level = std::move(todo.back());
         todo.pop_back();
         TRY(move_level(level, from, to, todo));
     }
     moved_[from] = to;
-    return sys::remove_tree(staged_, fold_name);
+    return staged_.remove_tree(staged_.root(), fold_name);
 }
 
 /// One directory of the tree, `level` below its top.
 Status Applier::move_level(const std::string &level, const std::string &from, const std::string &to,
                            std::vector<std::string> &todo) {
-    const UniqueFd source = TRY(sys::open_dirs(staged_, below(fold_name, level)));
-    const UniqueFd target = TRY(sys::open_dirs(staged_, below(to, level)));
-    return keeping_times(target.get(), [&]() -> Status {
+    const archive::Ref source = TRY(staged_.open_dirs(below(fold_name, level)));
+    const archive::Ref target = TRY(staged_.open_dirs(below(to, level)));
+    return keep_times(target.get(), [&]() -> Status {
         if (form_ != WhiteoutForm::oci_names) {
             const char *key = form_ == WhiteoutForm::overlay_user ? "user.overlay.opaque" : "trusted.overlay.opaque";
-            if (TRY(sys::get_xattr(source.get(), "", key)) == "y") TRY(sys::set_xattr(target.get(), "", key, "y"));
+            if (TRY(staged_.get_xattr(source.get(), "", key)) == "y")
+                TRY(staged_.set_xattr(target.get(), "", key, "y"));
         }
-        for (const auto &entry : TRY(sys::list_dir(source.get()))) {
+        for (const auto &entry : TRY(staged_.list_dir(source.get()))) {
             bool both_directories = false;
             TRY(move_entry(source.get(), target.get(), entry.name, below(from, below(level, entry.name)),
                            below(to, below(level, entry.name)), both_directories));
@@ -145,29 +145,29 @@ Status Applier::move_level(const std::string &level, const std::string &from, co
 Status Applier::move_entry(int source, int target, const std::string &raw, const std::string &from,
                            const std::string &to, bool &both_directories) {
     const char *name = raw.c_str();
-    const struct stat status = TRY(sys::stat_at(source, name));
+    const struct stat status = TRY(staged_.stat(source, name));
     const bool by_name = form_ == WhiteoutForm::oci_names;
     if (by_name && raw.starts_with(whiteout_prefix)) {
         if (raw != opaque_marker) return move_deletion(source, target, raw, name + whiteout_prefix.size());
-        if (TRY(sys::stat_if_exists(target, name))) return {};
-        return sys::rename_at(source, name, target, name);
+        if (TRY(staged_.stat_if_exists(target, name))) return {};
+        return staged_.rename(source, name, target, name);
     }
     if (!by_name && is_whiteout(status)) return move_deletion(source, target, raw, name);
     bool deleted = false;
-    auto there = TRY(sys::stat_if_exists(target, name));
+    auto there = TRY(staged_.stat_if_exists(target, name));
     if (by_name) {
         const std::string marker = std::string(whiteout_prefix) + raw;
-        if (marker.size() <= 255 && TRY(sys::stat_if_exists(target, marker.c_str()))) {
-            TRY(sys::unlink_at(target, marker.c_str()));
+        if (marker.size() <= 255 && TRY(staged_.stat_if_exists(target, marker.c_str()))) {
+            TRY(staged_.unlink(target, marker.c_str()));
             deleted = true;
         }
     } else if (there && is_whiteout(*there)) {
-        TRY(sys::unlink_at(target, name));
+        TRY(staged_.unlink(target, name));
         there.reset();
         deleted = true;
     }
     if (!there) {
-        TRY(sys::rename_at(source, name, target, name));
+        TRY(staged_.rename(source, name, target, name));
         arrived_.insert(to);
         if (!S_ISDIR(status.st_mode)) return {};
         rename_pending(from, to);
@@ -179,24 +179,26 @@ Status Applier::move_entry(int source, int target, const std::string &raw, const
     if (states_nothing || (!pending_.contains(to) && !implied_.contains(to))) return {};
     pending_.erase(to);
     implied_.erase(to);
-    return copy_metadata(TRY(sys::open_dir(source, name)).get(), TRY(sys::open_dir(target, name)).get());
+    return copy_metadata(staged_, TRY(staged_.open_dir(source, name)).get(), staged_,
+                         TRY(staged_.open_dir(target, name)).get());
 }
 
 /// A deletion of `name`, in the form in which the tree keeps it (`raw`).
 Status Applier::move_deletion(int source, int target, const std::string &raw, const char *name) {
-    const auto there = TRY(sys::stat_if_exists(target, name));
+    const auto there = TRY(staged_.stat_if_exists(target, name));
     if (there && form_ != WhiteoutForm::oci_names && is_whiteout(*there)) return {};
     if (there) return S_ISDIR(there->st_mode) ? make_opaque(target, name) : Status{};
-    return sys::rename_at(source, raw.c_str(), target, raw.c_str()); // in place of the same, at most
+    return staged_.rename(source, raw.c_str(), target, raw.c_str()); // in place of the same, at most
 }
 
 Status Applier::make_opaque(int dir, const char *name) {
-    const UniqueFd self = TRY(sys::open_dir(dir, name));
-    return keeping_times(self.get(), [&]() -> Status {
+    const archive::Ref self = TRY(staged_.open_dir(dir, name));
+    return keep_times(self.get(), [&]() -> Status {
         if (form_ == WhiteoutForm::overlay_trusted)
-            return sys::set_xattr(self.get(), "", "trusted.overlay.opaque", "y");
-        if (form_ == WhiteoutForm::overlay_user) return sys::set_xattr(self.get(), "", "user.overlay.opaque", "y");
-        (void)TRY(sys::open_at(self.get(), opaque_marker, O_WRONLY | O_CREAT, 0600));
+            return staged_.set_xattr(self.get(), "", "trusted.overlay.opaque", "y");
+        if (form_ == WhiteoutForm::overlay_user) return staged_.set_xattr(self.get(), "", "user.overlay.opaque", "y");
+        const auto made = staged_.create_file(self.get(), opaque_marker, 0600);
+        if (!made && made.error().sys_errno() != EEXIST) return std::unexpected(made.error());
         return {};
     });
 }

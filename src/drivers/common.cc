@@ -24,6 +24,9 @@ namespace shale::drivers {
 namespace {
 
 constexpr const char *trash_name = "trash";
+/// exchange-FRESH-OLD holds what OLD was while two layers change places where the file system cannot do it at once.
+constexpr std::string_view exchange_prefix = "exchange-";
+constexpr const char *exchange_lock = "exchange-lock";
 
 /// Of this process, without changing it: umask(2) cannot be read without a moment in which it is another.
 mode_t read_umask() {
@@ -67,6 +70,7 @@ Result<LayerRoot> LayerRoot::open(const std::string &root) {
     out.umask_ = read_umask();
     out.uid_ = ::geteuid();
     out.gid_ = ::getegid();
+    TRY(out.finish_exchanges());
     return out;
 }
 
@@ -81,7 +85,7 @@ Status LayerRoot::make(const char *name, mode_t mode, uid_t uid, gid_t gid) cons
 Status LayerRoot::to_trash(const std::string &name, LayerId id) const {
     for (uint64_t n = 0;; ++n) {
         const std::string target = fmt::format("{}/{}-{}", trash_name, id.value, n);
-        const auto done = sys::rename_at(fd(), name.c_str(), fd(), target.c_str(), RENAME_NOREPLACE);
+        const auto done = rename_to_new(name, target);
         if (done) return {};
         if (done.error().sys_errno() == EEXIST) continue;
         if (!is_missing(done.error())) return done;
@@ -93,13 +97,59 @@ Status LayerRoot::to_trash(const std::string &name, LayerId id) const {
     }
 }
 
+Status LayerRoot::rename_to_new(const std::string &name, const std::string &target) const {
+    auto done = sys::rename_at(fd(), name.c_str(), fd(), target.c_str(), RENAME_NOREPLACE);
+    if (done || done.error().sys_errno() != EINVAL) return done;
+    // ZFS before 2.2 knows no flags. A directory of our own making, empty, is what rename may replace.
+    if (!TRY(sys::stat_if_exists(fd(), name.c_str()))) return fail_errno(ENOENT, fmt::format("rename \"{}\"", name));
+    TRY(sys::make_dir(fd(), target.c_str(), 0700));
+    done = sys::rename_at(fd(), name.c_str(), fd(), target.c_str());
+    if (!done) (void)sys::unlink_at(fd(), target.c_str(), AT_REMOVEDIR);
+    return done;
+}
+
 Status LayerRoot::exchange(LayerId fresh, LayerId old) const {
     const std::string from = to_string(fresh);
     const std::string to = to_string(old);
     auto done = sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_EXCHANGE);
-    if (!done && is_missing(done.error()))
-        return sys::rename_at(fd(), from.c_str(), fd(), to.c_str(), RENAME_NOREPLACE);
+    if (!done && done.error().sys_errno() == EINVAL) return exchange_by_steps(from, to);
+    if (!done && is_missing(done.error())) return rename_to_new(from, to);
     return done;
+}
+
+Status LayerRoot::exchange_by_steps(const std::string &from, const std::string &to) const {
+    if (!TRY(sys::stat_if_exists(fd(), from.c_str()))) return fail_errno(ENOENT, fmt::format("exchange \"{}\"", from));
+    if (!TRY(sys::stat_if_exists(fd(), to.c_str()))) return rename_to_new(from, to);
+    const UniqueFd lock = TRY(sys::open_at(fd(), exchange_lock, O_RDWR | O_CREAT, 0600));
+    TRY(sys::lock_range(lock.get(), 0, 1, sys::LockMode::exclusive));
+    const std::string aside = fmt::format("{}{}-{}", exchange_prefix, from, to);
+    TRY(sys::rename_at(fd(), to.c_str(), fd(), aside.c_str()));
+    if (auto done = sys::rename_at(fd(), from.c_str(), fd(), to.c_str()); !done) {
+        (void)sys::rename_at(fd(), aside.c_str(), fd(), to.c_str());
+        return done;
+    }
+    return sys::rename_at(fd(), aside.c_str(), fd(), from.c_str());
+}
+
+Status LayerRoot::finish_exchanges() const {
+    const UniqueFd again = TRY(sys::open_dir(fd(), "."));
+    UniqueFd lock;
+    for (const auto &entry : TRY(sys::list_dir(again.get()))) {
+        std::string_view name = entry.name;
+        if (!name.starts_with(exchange_prefix) || name == exchange_lock) continue;
+        if (!lock) {
+            lock = TRY(sys::open_at(fd(), exchange_lock, O_RDWR | O_CREAT, 0600));
+            TRY(sys::lock_range(lock.get(), 0, 1, sys::LockMode::exclusive));
+        }
+        if (!TRY(sys::stat_if_exists(fd(), entry.name.c_str()))) continue; // whoever held the lock finished it
+        name.remove_prefix(exchange_prefix.size());
+        const std::string from(name.substr(0, name.find('-')));
+        const std::string to(name.substr(std::min(name.size(), from.size() + 1)));
+        // Before the second step nothing has moved but the old one.
+        const bool moved = TRY(sys::stat_if_exists(fd(), to.c_str())).has_value();
+        TRY(sys::rename_at(fd(), entry.name.c_str(), fd(), (moved ? from : to).c_str()));
+    }
+    return {};
 }
 
 Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy &destroy) const {
@@ -109,7 +159,11 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy 
         if (is_missing(opened.error())) return removed;
         return std::unexpected(opened.error());
     }
-    for (const auto &entry : TRY(sys::list_dir(opened->get()))) {
+    auto entries = TRY(sys::list_dir(opened->get()));
+    // Children before their parents: what depends on a layer is younger.
+    std::ranges::sort(entries, std::greater{},
+                      [](const sys::DirEntry &entry) { return parse_id(entry.name).value_or(LayerId{}); });
+    for (const auto &entry : entries) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
         const auto left = destroy ? TRY(destroy(opened->get(), entry.name.c_str())) : Destroyed::entries_remain;
         if (left == Destroyed::whole) ++removed;
@@ -253,16 +307,21 @@ Result<Usage> walk_usage(int dir) {
     return out;
 }
 
-Status copy_metadata(int from, int to) {
-    const struct stat status = TRY(sys::stat_at(from, ""));
-    TRY(sys::chown_at(to, "", status.st_uid, status.st_gid));
-    TRY(sys::chmod_fd(to, status.st_mode & 07777));
-    for (const auto &key : TRY(sys::list_xattrs(from, ""))) {
+Status copy_metadata(archive::Tree &source, int from, archive::Tree &target, int to) {
+    const struct stat status = TRY(source.stat(from, ""));
+    TRY(target.chown(to, "", status.st_uid, status.st_gid));
+    TRY(target.chmod(to, "", status.st_mode & 07777));
+    for (const auto &key : TRY(source.list_xattrs(from, ""))) {
         if (!archive::is_layer_xattr(key)) continue;
-        if (const auto value = TRY(sys::get_xattr(from, "", key.c_str())))
-            TRY(sys::set_xattr_fd(to, key.c_str(), *value));
+        if (const auto value = TRY(source.get_xattr(from, "", key.c_str())))
+            TRY(target.set_xattr(to, "", key.c_str(), *value));
     }
-    return sys::set_times(to, "", status.st_atim, status.st_mtim);
+    return target.set_times(to, "", status.st_atim, status.st_mtim);
+}
+
+Status copy_metadata(int from, int to) {
+    archive::DirectoryTree host(-1);
+    return copy_metadata(host, from, host, to);
 }
 
 Status copy_entry(int from, int to_dir, const char *to_name) {
@@ -318,12 +377,6 @@ Status lock_again(int root, const LockedModes &modes) {
         }
     }
     return {};
-}
-
-Status keeping_times(int dir, const std::function<Status()> &body) {
-    const struct stat before = TRY(sys::stat_at(dir, ""));
-    TRY(body());
-    return sys::set_times(dir, "", before.st_atim, before.st_mtim);
 }
 
 Result<std::optional<UniqueFd>> find_below(int root, std::string_view path) {

@@ -2,9 +2,10 @@
 // What directory-based drivers share. Layout below a driver's root:
 //   ROOT/<id>/...            one layer, whatever its state
 //   ROOT/trash/<id>-<n>      removed, waits for the reaper
+//   ROOT/exchange-<a>-<b>    two layers that change places where renameat2 knows no RENAME_EXCHANGE (ZFS before 2.2)
 //   ROOT/probe-<pid>-<n>     scratch of a running probe
 // Invariant: a decimal name directly below ROOT is a layer, and nothing else is. Needs no locks: every change of state
-// is one rename.
+// is one rename (but for that exchange, which holds ROOT/exchange-lock).
 #pragma once
 
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "archive/tree.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "drivers/driver.h"
@@ -26,7 +28,8 @@ namespace shale::drivers {
 
 class LayerRoot {
 public:
-    /// Opens (makes when missing, 0711) the driver's directory. Writes nothing when it is there.
+    /// Opens (makes when missing, 0711) the driver's directory. Writes nothing when it is there, but ends an exchange
+    /// that a dead process began.
     static Result<LayerRoot> open(const std::string &root);
 
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
@@ -44,6 +47,7 @@ public:
     /// left it for the next reaper, because it is in use.
     enum class Destroyed : uint8_t { whole, entries_remain, in_use };
     using Destroy = std::function<Result<Destroyed>(int trash, const char *name)>;
+    /// The youngest first.
     Result<uint64_t> reap(const std::atomic<bool> *cancel, const Destroy &destroy = {}) const;
     Result<Driver::TrashUsage> trash() const;
     Result<std::vector<LayerId>> list() const;
@@ -59,6 +63,10 @@ public:
     Result<Scratch> scratch() const;
 
 private:
+    /// EEXIST when the new name is taken.
+    Status rename_to_new(const std::string &name, const std::string &target) const;
+    Status exchange_by_steps(const std::string &from, const std::string &to) const;
+    Status finish_exchanges() const;
     UniqueFd fd_;
     std::string path_;
     mode_t umask_ = 022;
@@ -82,6 +90,8 @@ Status walk_tree(int dir, const Visit &visit);
 /// Owner, mode, extended attributes (none of overlay's own, of security.* only the capabilities) and times of `from`
 /// (any descriptor, O_PATH too) onto the open file or directory `to` (not O_PATH).
 Status copy_metadata(int from, int to);
+/// The same from one tree to another; `to` is open (open_dir).
+Status copy_metadata(archive::Tree &source, int from, archive::Tree &target, int to);
 /// Copies a file that is no directory, with data and metadata, to a new name. `from` may be O_PATH.
 Status copy_entry(int from, int to_dir, const char *to_name);
 /// Directories that lock out their owner: path below a root ("" = itself) -> mode.
@@ -91,8 +101,6 @@ using LockedModes = std::map<std::string, mode_t>;
 Result<LockedModes> open_up(int root);
 /// Sets the modes of those that are (still) directories.
 Status lock_again(int root, const LockedModes &modes);
-/// Runs `body`; the directory's own times are as before afterwards.
-Status keeping_times(int dir, const std::function<Status()> &body);
 
 /// Opens a path of a tree, never leaving it and following no link: O_PATH|O_NOFOLLOW. nullopt: not there (or below
 /// something that is not a directory).

@@ -3,14 +3,18 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstdlib>
 
 #include "drivers/concurrent_writes.h"
 #include "sys/fs.h"
+#include "sys/seam.h"
 
 namespace shale::drivers {
 namespace {
@@ -125,6 +129,97 @@ TEST_F(Tree, ConcurrentWritesAreMeasuredOrSaidWhyNot) {
         EXPECT_EQ(text->at(0), 1);
         EXPECT_EQ(text->at(1), 2);
     }
+}
+
+/// A file system whose renames know no flags (ZFS before 2.2): the call with a flag comes first. Then it may end the
+/// process at a later rename.
+class PlainRenames : public sys::Hook {
+public:
+    explicit PlainRenames(int killed_at = 0) : killed_at_(killed_at) {}
+    int before(const sys::Call &call) noexcept override {
+        if (call.op != sys::Op::rename) return 0;
+        const int now = seen_++;
+        if (now > 0 && now == killed_at_) ::_exit(7);
+        return now == 0 ? EINVAL : 0;
+    }
+
+private:
+    std::atomic<int> seen_ = 0;
+    int killed_at_;
+};
+
+class Exchange : public Tree {
+protected:
+    void put(uint64_t id, const char *mark) {
+        ASSERT_TRUE(sys::make_dir(fd_.get(), std::to_string(id).c_str(), 0700));
+        ASSERT_TRUE(sys::make_symlink(mark, fd_.get(), (std::to_string(id) + "/mark").c_str()));
+    }
+    std::string mark(uint64_t id) {
+        return sys::read_link(fd_.get(), (std::to_string(id) + "/mark").c_str()).value_or("none");
+    }
+    Status exchange(PlainRenames &hook) {
+        const auto root = TRY(LayerRoot::open(path_));
+        sys::set_hook(&hook);
+        auto done = root.exchange(LayerId{2}, LayerId{1});
+        sys::set_hook(nullptr);
+        return done;
+    }
+};
+
+TEST_F(Exchange, WithoutFlags) {
+    put(1, "old");
+    put(2, "fresh");
+    PlainRenames hook;
+    ASSERT_TRUE(exchange(hook));
+    EXPECT_EQ(mark(1), "fresh");
+    EXPECT_EQ(mark(2), "old");
+    EXPECT_EQ(LayerRoot::open(path_)->list()->size(), 2U);
+}
+
+TEST_F(Exchange, WithoutFlagsAndOld) {
+    put(2, "fresh");
+    PlainRenames hook;
+    ASSERT_TRUE(exchange(hook));
+    EXPECT_EQ(mark(1), "fresh");
+    EXPECT_EQ(mark(2), "none");
+}
+
+TEST_F(Exchange, EndsAfterAKill) {
+    for (int step = 1; step <= 3; ++step) {
+        put(1, "old");
+        put(2, "fresh");
+        const pid_t child = ::fork();
+        if (child == 0) {
+            PlainRenames hook(step);
+            (void)exchange(hook);
+            ::_exit(0);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        ASSERT_EQ(WEXITSTATUS(status), 7) << step;
+        const auto root = LayerRoot::open(path_);
+        ASSERT_TRUE(root) << root.error().text();
+        const bool done = step > 2;
+        EXPECT_EQ(mark(1), done ? "fresh" : "old") << step;
+        EXPECT_EQ(mark(2), done ? "old" : "fresh") << step;
+        for (const char *name : {"1", "2"})
+            ASSERT_TRUE(sys::remove_tree(fd_.get(), name));
+    }
+}
+
+TEST_F(Exchange, TrashWithoutFlags) {
+    put(1, "old");
+    const auto root = LayerRoot::open(path_);
+    for (int i = 0; i < 2; ++i) {
+        PlainRenames hook;
+        sys::set_hook(&hook);
+        const auto done = root->to_trash("1", LayerId{1});
+        sys::set_hook(nullptr);
+        ASSERT_TRUE(done) << done.error().text();
+        put(1, "again");
+    }
+    EXPECT_EQ(root->trash()->layers, 2U);
+    EXPECT_EQ(*root->reap(nullptr), 4U);
 }
 
 } // namespace

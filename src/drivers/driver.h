@@ -3,9 +3,11 @@
 // the store's records, handed in with each call. Layer ids come from the store and are never used twice.
 //
 // Life of a layer in a driver:
-//   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, report) ->
-//   sync(id) : sealed container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) removal:   remove(id) =
-//   rename into trash, O(1) -> reap() unlinks
+//   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, staging,
+//   report)
+//              -> sync(id) : sealed
+//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id)
+//   removal:   remove(id) = rename into trash, O(1) -> reap() unlinks
 // Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
 // Thread safety: calls for different ids may run at once; the store serialises calls for one id.
 #pragma once
@@ -23,6 +25,7 @@
 
 #include "archive/extract.h"
 #include "archive/pack.h"
+#include "archive/tree.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/ids.h"
@@ -55,7 +58,7 @@ struct Quota {
 using Parents = std::span<const LayerId>;
 
 struct Staging {
-    UniqueFd dir; ///< empty directory for the upper-form tree
+    std::unique_ptr<archive::Tree> tree; ///< empty: for the upper-form tree
     archive::WhiteoutForm whiteouts = archive::WhiteoutForm::overlay_trusted;
 };
 
@@ -72,6 +75,9 @@ public:
     virtual ~Driver() = default;
     [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
+    /// True: a sealed layer's unchanged files are further names of the parent's inodes.
+    [[nodiscard]] virtual bool links_to_parents() const noexcept { return false; }
+
     /// An empty staged layer; a leftover with this id is removed first.
     virtual Result<Staging> stage(LayerId id, Parents parents) = 0;
     /// True: a layer can be staged before its parents are applied, so several unpack at once.
@@ -79,7 +85,8 @@ public:
     /// Turns the staged tree into the layer's content over `parents` (all sealed), see docs/formats/layer-tar.md:
     /// implied directories follow the parents' symlinks, deferred hard links get their file, other implied directories
     /// take owner and mode of the parents' (drivers/apply.h); vfs: merged into a copy.
-    virtual Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) = 0;
+    /// `staged` is what stage() gave; it ends here.
+    virtual Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) = 0;
     /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
     virtual Status create(LayerId id, Parents parents, const Quota &quota) = 0;
     /// A writable layer becomes immutable. Not mounted any more (the store checks).
@@ -134,8 +141,15 @@ public:
     virtual Result<ProbeReport> probe() = 0;
     /// Structural check of one layer (directories, links, leftovers): texts of what is wrong, empty = fine.
     virtual Result<std::vector<std::string>> check(LayerId id, Parents parents) = 0;
+    /// What the layer's own bytes tell against what was recorded with them, reading all: empty = fine, or nothing is
+    /// recorded.
+    virtual Result<std::vector<std::string>> verify(LayerId /*id*/) { return std::vector<std::string>(); }
 
     virtual QuotaControl *quota() noexcept { return nullptr; }
+
+    /// The driver is given up: no layer and no trash is left, and what it keeps besides (a pool, a mount) goes. The
+    /// caller removes the directory afterwards. Safe to repeat.
+    virtual Status dismantle() { return {}; }
 };
 
 /// Options of a driver, already validated as key=value ("redirect_dir" -> "on"); see options().
@@ -143,6 +157,10 @@ using DriverOptions = std::map<std::string, std::string, std::less<>>;
 
 struct OptionInfo {
     std::string_view key, default_value, help;
+};
+/// What a layer costs on disk beside its own changes, for estimates.
+struct Footprint {
+    bool parents_bytes = false, parents_inodes = false; ///< a copy of all that is below it
 };
 /// One row of the only list of drivers.
 struct DriverInfo {
@@ -152,6 +170,7 @@ struct DriverInfo {
     std::span<const OptionInfo> options;
     /// `root`: the store's directory for this driver; made by the factory (0700 / 0711).
     Result<std::unique_ptr<Driver>> (*open)(const std::string &root, const DriverOptions &options);
+    Footprint footprint{};
 };
 
 /// All drivers, by priority. registry.cc is the only list.

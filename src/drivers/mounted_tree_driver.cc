@@ -189,6 +189,16 @@ Result<uint64_t> MountedTreeDriver::reap(const std::atomic<bool> *cancel) {
     });
 }
 
+Result<std::vector<VolumeId>> MountedTreeDriver::trashed_volumes() const {
+    std::vector<VolumeId> out;
+    const auto trash = sys::open_dir(root_.fd(), "trash");
+    if (!trash && trash.error().code() == Errc::NotFound) return out;
+    if (!trash) return std::unexpected(trash.error());
+    for (const auto &entry : TRY(sys::list_dir(trash->get())))
+        if (const auto volume = read_volume(trash->get(), entry.name)) out.push_back(*volume);
+    return out;
+}
+
 Result<std::vector<std::string>> MountedTreeDriver::check(LayerId id, Parents /*parents*/) {
     std::vector<std::string> out;
     const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());

@@ -51,12 +51,15 @@ protected:
     /// What holds these volumes together (pool) is on stable storage; what was written into them is when this is
     /// called.
     virtual Status sync_volumes(std::span<const VolumeId> volumes) = 0;
-    /// Deletes the volume. Missing = done. Unavailable: in use; it stays in the trash for the next reaper.
+    /// Deletes the volume. Missing = done. Unavailable: in use, or others depend on it; it stays in the trash for the
+    /// next reaper.
     virtual Status destroy_volume(VolumeId volume) = 0;
     /// A detached mount of the volume; lives as long as what is open in it.
     Result<UniqueFd> open_volume(VolumeId volume, Access access);
     /// The volume of a layer. NotFound: the layer has none.
     Result<VolumeId> volume_of(LayerId id) const;
+    /// Those whose layers lie in the trash.
+    Result<std::vector<VolumeId>> trashed_volumes() const;
 
     [[nodiscard]] bool trees_are_snapshots() const noexcept override { return true; }
 

@@ -8,9 +8,11 @@
 #include "drivers/btrfs/btrfs.h"
 #include "drivers/devicemapper/devicemapper.h"
 #include "drivers/driver.h"
+#include "drivers/erofs/erofs.h"
 #include "drivers/overlay/overlay.h"
 #include "drivers/overlay2/overlay2.h"
 #include "drivers/vfs/vfs.h"
+#include "drivers/zfs/zfs.h"
 #include "sys/fs.h"
 
 namespace shale::drivers {
@@ -22,9 +24,13 @@ const auto &table() {
                    overlay2::open},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
+        DriverInfo{"zfs", 25, "one dataset a layer, a clone of its parent's snapshot", zfs::option_infos(), zfs::open},
+        DriverInfo{"erofs", 30, "one immutable EROFS image a layer, merged by the kernel's overlay",
+                   erofs::option_infos(), erofs::open},
         DriverInfo{"devicemapper", 80, "one thin volume a layer, a snapshot of its parent, with ext4 or XFS in it",
                    devicemapper::option_infos(), devicemapper::open},
-        DriverInfo{"vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open},
+        DriverInfo{
+            "vfs", 90, "one complete copy a layer; works everywhere", vfs::option_infos(), vfs::open, {true, true}},
         DriverInfo{"overlay", 99, "deprecated: one tree of hard links a layer, one lower; use overlay2",
                    overlay::option_infos(), overlay::open},
     };

@@ -55,7 +55,7 @@ Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
     TRY(remove(id));
     TRY(make_layer(id, parents));
     TRY(count(id));
-    return Staging{TRY(make_stage(id)), archive::WhiteoutForm::oci_names};
+    return Staging{std::make_unique<archive::DirectoryTree>(TRY(make_stage(id))), archive::WhiteoutForm::oci_names};
 }
 
 Result<UniqueFd> TreeDriver::open_tree(LayerId id) {
@@ -75,21 +75,24 @@ Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
     return sys::remove_tree(root_.fd(), (to_string(id) + "/stage").c_str());
 }
 
-Status TreeDriver::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
+Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
+    staged.tree.reset(); // its descriptor may stand in the way of what make_tree() mounts
     const UniqueFd fs = TRY(make_tree(id, parents));
-    const UniqueFd stage = TRY(open_stage(id, fs.get()));
+    // Again, in the tree's own mount: names do not move from one mount to another.
+    archive::DirectoryTree stage_tree(TRY(open_stage(id, fs.get())));
+    const int stage = stage_tree.root();
     // Before the merge: it replaces files of the parents that the layer's links mean.
-    const LockedModes staged_modes = TRY(open_up(stage.get()));
+    const LockedModes staged_modes = TRY(open_up(stage));
     LockedModes modes = TRY(open_up(fs.get()));
     CopiedParent lower(fs.get());
-    Applier applier(stage.get(), archive::WhiteoutForm::oci_names, lower);
+    Applier applier(stage_tree, archive::WhiteoutForm::oci_names, lower);
     TRY(in_context(applier.run(report), [&] { return fmt::format("layer {}", id.value); }));
-    TRY(settle_modes(stage.get(), report, applier, staged_modes, modes));
-    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage.get()));
+    TRY(settle_modes(stage, report, applier, staged_modes, modes));
+    if (!report.has_root_entry && !parents.empty()) TRY(copy_metadata(fs.get(), stage));
     // The merge empties the stage's own directories; what its root says is kept for afterwards.
-    const UniqueFd root_like = TRY(sys::open_dir(stage.get(), "."));
-    const struct stat staged_root = TRY(sys::stat_at(stage.get(), ""));
-    TRY(in_context(archive::merge_upper(stage.get(), archive::WhiteoutForm::oci_names, fs.get()),
+    const UniqueFd root_like = TRY(sys::open_dir(stage, "."));
+    const struct stat staged_root = TRY(sys::stat_at(stage, ""));
+    TRY(in_context(archive::merge_upper(stage, archive::WhiteoutForm::oci_names, fs.get()),
                    [&] { return fmt::format("layer {}: merge", id.value); }));
     TRY(copy_metadata(root_like.get(), fs.get()));
     TRY(remove_stage(id, fs.get()));

@@ -13,7 +13,7 @@ namespace shale::drivers {
 class TreeDriver : public DirectoryDriver {
 public:
     Result<Staging> stage(LayerId id, Parents parents) override;
-    Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) override;
+    Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) override;
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;

@@ -67,6 +67,7 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
         else
             found = TRY(driver_->check(layer.id, parents));
         on_disk.erase(layer.id);
+        if (found.empty() && level == CheckLevel::data) found = TRY(driver_->verify(layer.id));
         if (found.empty() && level != CheckLevel::quick && !bad_blobs.contains(layer.blob)) {
             auto compared = compare_layer(layer, parents, level);
             if (compared) {
@@ -120,7 +121,11 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
 Result<TreeComparison> Store::compare_layer(const LayerInfo &layer, drivers::Parents parents, CheckLevel level) {
     const auto blob = TRY(open_blob(layer.blob));
     auto view = TRY(driver_->open_view(layer.id, parents));
-    return compare_tree(blob, view.root.get(), level == CheckLevel::data, extract_options({}, options_.tar_limits));
+    drivers::Driver::View parent;
+    if (!parents.empty() && driver_->links_to_parents())
+        parent = TRY(driver_->open_view(parents.front(), parents.subspan(1)));
+    return compare_tree(blob, view.root.get(), level == CheckLevel::data, extract_options({}, options_.tar_limits),
+                        parent.root ? parent.root.get() : -1);
 }
 
 /// Unpacks the layer's blob anew beside the damaged one and swaps them; containers above see the good files after their
@@ -143,10 +148,10 @@ Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
     job.size = blob.size;
     job.digest = layer.blob;
     job.diff_id = layer.diff_id;
-    job.dest_dir = staging.dir.get();
+    job.dest = staging.tree.get();
     job.extract = extract_options(staging.whiteouts, options_.tar_limits);
     const auto unpacked = TRY(archive::unpack_layer(job));
-    TRY(driver_->apply(fresh, parents, unpacked.extract));
+    TRY(driver_->apply(fresh, parents, std::move(staging), unpacked.extract));
     TRY(driver_->sync(std::span(&fresh, 1)));
     TRY(driver_->exchange(fresh, layer.id));
     return driver_->sync(std::span(&fresh, 1));

@@ -8,9 +8,11 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <unordered_set>
 
 #include "archive/decompress.h"
 #include "archive/tar.h"
+#include "drivers/common.h"
 #include "sys/fs.h"
 
 namespace shale::store {
@@ -107,7 +109,10 @@ public:
         : root_(root), contents_(contents), options_(options) {}
 
     void state(const archive::Entry &entry, const Digest &content);
-    Result<TreeComparison> finish();
+    Status compare_stated();
+    /// Every other regular file is one of `parent`'s.
+    Status compare_inherited(int parent);
+    TreeComparison finish();
 
 private:
     Status compare(const std::string &path, const Stated &stated);
@@ -118,6 +123,7 @@ private:
     const archive::ExtractOptions &options_;
     std::map<std::string, Stated> stated_;
     std::vector<std::string> deleted_;
+    std::unordered_set<ino_t> own_; ///< inodes of what the archive states
     TreeComparison out_;
     uint64_t more_ = 0;
 };
@@ -165,6 +171,7 @@ Status Comparison::compare(const std::string &path, const Stated &stated) {
         return {};
     }
     const auto info = TRY(sys::stat_at(opened->get(), ""));
+    own_.insert(info.st_ino);
     if ((info.st_mode & S_IFMT) != file_type(stated.type)) {
         differs(path, "is of another type");
         return {};
@@ -198,7 +205,7 @@ Status Comparison::compare(const std::string &path, const Stated &stated) {
     return {};
 }
 
-Result<TreeComparison> Comparison::finish() {
+Status Comparison::compare_stated() {
     for (const auto &[path, stated] : stated_)
         TRY(compare(path, stated));
     for (const auto &path : deleted_) {
@@ -206,6 +213,25 @@ Result<TreeComparison> Comparison::finish() {
         if (sys::open_at2(root_, path.c_str(), O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
             differs(path, "exists, its layer deletes it");
     }
+    return {};
+}
+
+Status Comparison::compare_inherited(int parent) {
+    std::unordered_set<ino_t> parents;
+    TRY(drivers::walk_tree(parent, [&](int, const char *, const struct stat &info, std::string_view) -> Status {
+        if (S_ISREG(info.st_mode)) parents.insert(info.st_ino);
+        return {};
+    }));
+    return drivers::walk_tree(
+        root_, [&](int, const char *name, const struct stat &info, std::string_view path) -> Status {
+            if (S_ISREG(info.st_mode) && !own_.contains(info.st_ino) && !parents.contains(info.st_ino))
+                differs(std::string(path) + name, "has lost its hard link: its layer leaves it as its parent's, and it "
+                                                  "is a file of its own");
+            return {};
+        });
+}
+
+TreeComparison Comparison::finish() {
     if (more_ > 0) out_.differences.push_back(fmt::format("... and {} more", more_));
     return std::move(out_);
 }
@@ -224,7 +250,7 @@ Result<Digest> digest_of_fd(int fd) {
 }
 
 Result<TreeComparison> compare_tree(const oci::BlobView &blob, int root_dir, bool contents,
-                                    const archive::ExtractOptions &options) {
+                                    const archive::ExtractOptions &options, int parent_dir) {
     BlobBlocks blocks(blob);
     archive::TarReader tar([&] { return blocks.next(); }, options.limits);
     Comparison comparison(root_dir, contents, options);
@@ -266,6 +292,8 @@ Result<TreeComparison> compare_tree(const oci::BlobView &blob, int root_dir, boo
         }
         comparison.state(entry, content);
     }
+    TRY(comparison.compare_stated());
+    if (parent_dir >= 0) TRY(comparison.compare_inherited(parent_dir));
     return comparison.finish();
 }
 

@@ -19,9 +19,10 @@ struct TreeComparison {
 
 /// Reads the archive `blob` and compares each entry that still stands (later entries win) with the complete tree at
 /// `root_dir`. `contents`: file bytes too. Owners are compared only when `options` keep them; device nodes only when
-/// they are made.
+/// they are made. `parent_dir`, where the driver links unchanged files to the parent's tree (else -1): a regular file
+/// that the archive does not state must be one of that tree's inodes.
 Result<TreeComparison> compare_tree(const oci::BlobView &blob, int root_dir, bool contents,
-                                    const archive::ExtractOptions &options);
+                                    const archive::ExtractOptions &options, int parent_dir = -1);
 
 /// Digest of all bytes of a file.
 Result<Digest> digest_of_fd(int fd);

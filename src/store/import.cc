@@ -31,7 +31,8 @@ struct LayerPlan {
     std::optional<LayerId> existing;
     LayerId id; ///< of the row, existing or new
     bool need_blob = false;
-    std::string tmp_name; ///< of the blob's copy, when need_blob
+    std::string tmp_name;     ///< of the blob's copy, when need_blob
+    drivers::Staging staging; ///< from the unpacking to apply()
     std::optional<Result<archive::UnpackResult>> result;
     bool done = false;
     bool applied = false; ///< its tree is complete: a driver that does not stage alone may build on it
@@ -172,11 +173,10 @@ Result<archive::UnpackResult> Import::unpack(size_t index) {
         copy = TRY(store_.new_blob(step.tmp_name));
         job.copy_fd = copy.get();
     }
-    drivers::Staging staging;
     if (!step.existing) {
-        staging = TRY(store_.driver_->stage(step.id, parents_of(index)));
-        job.dest_dir = staging.dir.get();
-        job.extract = extract_options(staging.whiteouts, store_.options_.tar_limits);
+        step.staging = TRY(store_.driver_->stage(step.id, parents_of(index)));
+        job.dest = step.staging.tree.get();
+        job.extract = extract_options(step.staging.whiteouts, store_.options_.tar_limits);
     }
     return in_context(archive::unpack_layer(job),
                       [&] { return fmt::format("layer {} of {}", index + 1, plan_.size()); });
@@ -262,7 +262,9 @@ Status Import::unpack_all() {
         if (!*plan_[i].result) break; // stop_ is set; the first cause is looked for below
         if (plan_[i].existing) continue;
         const auto parents = parents_of(i);
-        if (auto applied = store_.driver_->apply(plan_[i].id, parents, (*plan_[i].result)->extract); !applied)
+        if (auto applied =
+                store_.driver_->apply(plan_[i].id, parents, std::move(plan_[i].staging), (*plan_[i].result)->extract);
+            !applied)
             return finish(
                 std::unexpected(std::move(applied).error().add(fmt::format("layer {} of {}", i + 1, plan_.size()))));
         const std::lock_guard lock(mutex_);

@@ -9,6 +9,7 @@ namespace shale::store {
 namespace {
 
 constexpr uint64_t session_base = uint64_t{1} << 61U;
+constexpr uint64_t users_offset = Locks::gc_offset - 1;
 
 Result<UniqueFd> open_lock_file(int root_dir) {
     return sys::open_at(root_dir, "lock", O_RDWR | O_CREAT, 0600);
@@ -20,6 +21,7 @@ Result<std::unique_ptr<Locks>> Locks::open(int root_dir) {
     auto locks = std::make_unique<Locks>();
     locks->root_ = TRY(sys::open_dir(root_dir, "."));
     locks->session_fd_ = TRY(open_lock_file(root_dir));
+    TRY(locks->share());
     for (;;) {
         if (getrandom(&locks->session_, sizeof locks->session_, 0) != sizeof locks->session_)
             return fail_errno(errno, "getrandom for a session number");
@@ -28,6 +30,14 @@ Result<std::unique_ptr<Locks>> Locks::open(int root_dir) {
                                     sys::LockMode::exclusive)))
             return locks;
     }
+}
+
+Status Locks::share() const {
+    return sys::lock_range(session_fd_.get(), users_offset, 1, sys::LockMode::shared);
+}
+
+Result<bool> Locks::be_alone() const {
+    return sys::try_lock_range(session_fd_.get(), users_offset, 1, sys::LockMode::exclusive);
 }
 
 Result<bool> Locks::session_alive(uint64_t session) const {

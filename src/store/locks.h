@@ -3,10 +3,13 @@
 // their holder, so nothing is ever left locked by a crash, and there are no lock files to clean.
 //   [0, 2^61)          one byte per chain id (its first 61 bits): who unpacks this layer
 //   2^61 + session     one byte per process that changes the store: tells a live owner of an intent from a dead one
+//   2^62 - 2           who works at a migration
+//   2^62 - 1           shared: every process that has the store open; exclusive: a migration's last step
 //   2^62               shared: an operation makes objects that no root names yet; exclusive: gc's mark and sweep
 //   2^62 + 1          who creates the database and chooses the driver
 //   2^62 + 2 + id      one byte per container: create, mount, unmount, commit, remove of it
-// Order: gc byte, then chain bytes from base to top of one image, then container byte, then the database.
+// Order: open-store byte, migration byte, gc byte, then chain bytes from base to top of one image, then container byte,
+// then the database.
 #pragma once
 
 #include <cstdint>
@@ -43,11 +46,16 @@ public:
     /// False when the process that took `session` is gone.
     [[nodiscard]] Result<bool> session_alive(uint64_t session) const;
 
+    /// Nobody else has the store open, or opens it from now on until share() or the end. False: somebody has.
+    [[nodiscard]] Result<bool> be_alone() const;
+    Status share() const;
+
     /// A fresh set of locks, empty.
     Result<LockHold> hold() const;
     static uint64_t chain_offset(const Digest &chain) noexcept;
     static constexpr uint64_t gc_offset = uint64_t{1} << 62U;
     static constexpr uint64_t open_offset = gc_offset + 1;
+    static constexpr uint64_t migrate_offset = gc_offset - 2;
     static constexpr uint64_t container_offset(LayerId id) noexcept { return gc_offset + 2 + id.value; }
 
 private:

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <vector>
 
+#include "base/fd.h"
 #include "sys/fs.h"
 #include "sys/seam.h"
 
@@ -78,6 +80,14 @@ Errc errc_of_sqlite(int code) {
     }
 }
 
+/// SQLite knows a full disk, but calls a quota that is used up an I/O error.
+Error failure(sqlite3 *db, int code, std::string text) {
+    if ((code & 0xff) == SQLITE_IOERR && sqlite3_system_errno(db) == EDQUOT)
+        return {Errc::ResourceExhausted, EDQUOT,
+                text + ": the quota of the store's file system is used up; nothing was changed"};
+    return {errc_of_sqlite(code), std::move(text)};
+}
+
 } // namespace
 
 Statement::~Statement() {
@@ -99,8 +109,9 @@ Result<bool> Statement::step() {
     const int code = sqlite3_step(statement_);
     if (code == SQLITE_ROW) return true;
     if (code == SQLITE_DONE) return false;
-    return fail(errc_of_sqlite(code),
-                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_)));
+    return std::unexpected(
+        failure(records_->db_, code,
+                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_))));
 }
 Status Statement::run() {
     while (TRY(step())) {
@@ -117,7 +128,7 @@ Digest Statement::digest(int column) const {
 }
 
 Error Records::error(std::string_view doing) const {
-    return {errc_of_sqlite(sqlite3_errcode(db_)), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_))};
+    return failure(db_, sqlite3_errcode(db_), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_)));
 }
 
 Status Records::exec(const char *sql) {
@@ -283,6 +294,31 @@ Result<std::string> Records::meta(std::string_view key) {
     auto statement = TRY(prepare("SELECT value FROM meta WHERE key = ?"));
     statement.bind(key);
     return TRY(statement.step()) ? statement.text(0) : std::string();
+}
+
+Status Records::copy_from(const std::string &path, std::string_view driver) {
+    {
+        auto attach = TRY(prepare("ATTACH ? AS old"));
+        TRY(attach.bind(std::string_view(path)).run());
+    }
+    const ScopeGuard detach([&] { (void)exec("DETACH old"); });
+    std::vector<std::string> tables;
+    {
+        auto rows = TRY(prepare("SELECT name FROM old.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
+                                "AND name NOT IN ('meta', 'migration')"));
+        while (TRY(rows.step()))
+            tables.push_back(rows.text(0));
+    }
+    auto tx = TRY(begin(Sync::synced));
+    TRY(exec("PRAGMA defer_foreign_keys=ON")); // whatever the order of the tables
+    for (const auto &table : tables)
+        TRY(exec(fmt::format("DELETE FROM main.\"{0}\"; INSERT INTO main.\"{0}\" SELECT * FROM old.\"{0}\"", table)
+                     .c_str()));
+    TRY(exec("INSERT OR REPLACE INTO main.meta SELECT * FROM old.meta WHERE key NOT IN ('driver', 'moved_to') "
+             "AND key NOT LIKE 'migrat%'"));
+    auto put = TRY(tx.prepare("INSERT OR REPLACE INTO meta VALUES ('driver', ?)"));
+    TRY(put.bind(driver).run());
+    return tx.commit();
 }
 
 namespace {

@@ -105,6 +105,9 @@ public:
     Result<LayerId> new_id();
 
     Result<std::string> meta(std::string_view key); ///< "" when absent
+    /// Every table takes the rows of the same one in the database at `path`, but "migration" and what meta says of
+    /// migrations and the driver; `driver` becomes the driver. One synced transaction.
+    Status copy_from(const std::string &path, std::string_view driver);
     /// True until note_boot() of this boot: the first opener reconciles what relaxed transactions of the last one may
     /// have lost.
     Result<bool> boot_is_new();

@@ -30,7 +30,7 @@ Result<std::unique_ptr<Store>> Store::open(const StoreOptions &options) {
     };
     if (auto done = store->open_root(); !done) return failed(std::move(done).error());
     if (auto done = store->open_records(); !done) return failed(std::move(done).error());
-    if (!options.read_only)
+    if (!options.read_only && (!options.migrating || TRY(store->records_->meta("moved_to")).empty()))
         if (auto done = store->recover(); !done) return failed(std::move(done).error());
     return store;
 }
@@ -71,20 +71,41 @@ Status Store::open_records() {
     return choose_driver();
 }
 
+/// Refuses another driver than the store's own, and a root whose store is at another now.
+Status Store::check_place(const std::string &recorded) {
+    if (const std::string to = TRY(records_->meta("moved_to")); !to.empty() && !options_.migrating)
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("this store has moved to {0} (driver {1}); use --root {0}{2}", to,
+                                TRY(records_->meta("migrate_driver")),
+                                TRY(records_->meta("migrate_phase")).empty()
+                                    ? ""
+                                    : fmt::format(". What is left of it here goes with `shale --root {} migrate "
+                                                  "--finish`",
+                                                  options_.root)));
+    if (const std::string from = TRY(records_->meta("migrating_from")); !from.empty())
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("this is the unfinished copy of the store at {0}; `shale --root {0} migrate --finish` "
+                                "makes it count, `--rollback` takes it away",
+                                from));
+    if (recorded.empty() || options_.driver.empty() || options_.driver == recorded) return {};
+    auto count = TRY(records_->prepare("SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM layers), "
+                                       "(SELECT count(*) FROM containers)"));
+    TRY(count.step());
+    if (count.count(0) + count.count(1) + count.count(2) == 0) return {};
+    return fail(Errc::FailedPrecondition,
+                fmt::format("this store is kept by driver {0} ({1} images, {2} layers, {3} containers); opening it "
+                            "with {4} would make them seem gone. Go on with --driver {0}, or take everything over to "
+                            "{4} with `shale migrate --to {4}`, or name another --root for {4}",
+                            recorded, count.count(0), count.count(1), count.count(2), options_.driver));
+}
+
 Status Store::choose_driver() {
     const std::string recorded = TRY(records_->meta("driver"));
-    if (!recorded.empty() && !options_.driver.empty() && options_.driver != recorded) {
-        auto count = TRY(records_->prepare("SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM layers), "
-                                           "(SELECT count(*) FROM containers)"));
-        TRY(count.step());
-        if (count.count(0) + count.count(1) + count.count(2) > 0)
-            return fail(
-                Errc::FailedPrecondition,
-                fmt::format("this store is kept by driver {} ({} images, {} layers, {} containers); opening it with "
-                            "{} would make them seem gone. Go on with --driver {}, or name another --root for {}",
-                            recorded, count.count(0), count.count(1), count.count(2), options_.driver, recorded,
-                            options_.driver));
+    if (options_.migrating && !recorded.empty() && options_.driver != recorded) {
+        if (!options_.driver.empty()) options_.driver_options.clear(); // they are the other's
+        options_.driver = recorded;
     }
+    TRY(check_place(recorded));
     std::string name = options_.driver.empty() ? recorded : options_.driver;
     if (name.empty()) name = TRY(drivers::choose_driver(options_.root))->name;
     const auto *info = TRY(drivers::find_driver(name));

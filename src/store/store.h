@@ -43,6 +43,10 @@ class Statement;
 class Locks;
 class LockHold;
 struct TreeComparison;
+struct MigrateRequest;
+struct MigrateEstimate;
+struct MigrateReport;
+struct MigrateState;
 
 enum class Durability : uint8_t { full, none };
 
@@ -54,6 +58,9 @@ struct StoreOptions {
     unsigned jobs = 0; ///< layers unpacked at once; 0 = number of processors
     archive::TarLimits tar_limits;
     bool read_only = false; ///< opens without recovery or lock of writers (info, df of a broken store)
+    /// For `shale migrate` alone: by the store's own driver, even where `driver` (and its options) name another, and
+    /// also where a migration has moved the store away from.
+    bool migrating = false;
 };
 
 /// Progress of long work; called from several threads, one at a time.
@@ -221,12 +228,27 @@ public:
     Result<SpaceReport> space();
     Result<CheckReport> check(CheckLevel level, const Progress &progress, bool repair = false);
 
+    // migrate.cc (structs in store/migrate.h): to another driver, or root, or both
+    Result<MigrateState> migration();
+    Result<MigrateEstimate> estimate_migration(const MigrateRequest &request);
+    /// Copies what is not there yet. The store stays as it is and may be used meanwhile.
+    Result<MigrateReport> migrate(const MigrateRequest &request, const Progress &progress,
+                                  const std::atomic<bool> *cancel = nullptr);
+    /// Alone: copies the rest, makes the new side count, removes the old one's data. After that this object is of no
+    /// use when the root was another.
+    Result<MigrateReport> finish_migration(bool verify_data, const Progress &progress,
+                                           const std::atomic<bool> *cancel = nullptr);
+    Result<MigrateReport> rollback_migration(const Progress &progress, const std::atomic<bool> *cancel = nullptr);
+
 private:
     friend class Import;
+    friend class Migration;
+    friend class LayerCopy;
     explicit Store(StoreOptions options);
     Status open_root();
     Status open_records();
     Status choose_driver();
+    Status check_place(const std::string &recorded);
     Status recover();
 
     // import.cc
@@ -266,6 +288,10 @@ private:
     Status reapply_layer(const LayerInfo &layer, drivers::Parents parents);
     // gc.cc
     Status sweep(bool dry_run, GcReport &report);
+    // migrate.cc
+    Result<LockHold> hold_migration();
+    Status be_alone();
+    Result<uint64_t> retire(const Progress &progress, const std::atomic<bool> *cancel);
 
     [[nodiscard]] int64_t now_ns() const;
     [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }

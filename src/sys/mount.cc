@@ -228,8 +228,12 @@ Result<UniqueFd> by_context(const MountSpec &spec, const Plan &plan, Lowers lowe
     }
     // A read-only super block for disks; on overlay the mount attribute alone decides, as with mount(2).
     if ((plan.flags & MS_RDONLY) != 0 && spec.type != "overlay") (void)configure(fd, FSCONFIG_SET_FLAG, "ro", nullptr);
-    if (configure(fd, FSCONFIG_CMD_CREATE, nullptr, nullptr) != 0)
-        return context_error(fd, errno, fmt::format("mount {}", spec.type));
+    if (configure(fd, FSCONFIG_CMD_CREATE, nullptr, nullptr) != 0) {
+        const int error = errno;
+        // An overlay of before Linux 6.5 hears of its options only now, and does not know "lowerdir+".
+        again = lowers == Lowers::each && !plan.lowers.empty() && error == EINVAL;
+        return context_error(fd, error, fmt::format("mount {}", spec.type));
+    }
     UniqueFd mounted(invoke(Op::fsmount, fd, spec.type.c_str(), [&] {
         return raw(SYS_fsmount, fd, FSMOUNT_CLOEXEC, static_cast<unsigned>(plan.attr_set));
     }));
@@ -298,12 +302,13 @@ Result<UniqueFd> detached(const MountSpec &spec, const Plan &plan, bool &again) 
     return again ? std::move(made) : std::move(joined);
 }
 
-/// Runs `body` with the working directory `directory`, on a thread that shares nothing of that with the process.
-int in_directory(const std::string &directory, const std::function<int()> &body) {
+/// Runs `body` with the working directory `directory` ("" = as it is), on a thread that shares nothing of that with the
+/// process, nor what else `unshared` names.
+int in_directory(const std::string &directory, const std::function<int()> &body, int unshared = CLONE_FS) {
     int error = 0;
     try {
         std::thread([&] {
-            if (::unshare(CLONE_FS) != 0 || ::chdir(directory.c_str()) != 0) {
+            if (::unshare(unshared) != 0 || (!directory.empty() && ::chdir(directory.c_str()) != 0)) {
                 error = errno;
                 return;
             }
@@ -381,6 +386,31 @@ Status legacy_mount(const MountSpec &spec, const Plan &plan, const std::string &
     return {};
 }
 
+/// A detached overlay where fsconfig cannot take the layers: mount(2) in a mount name space that ends with its thread,
+/// over the first lower, and a clone of that.
+Result<UniqueFd> detached_by_mount(const MountSpec &spec, const Plan &plan) {
+    Result<UniqueFd> out = UniqueFd();
+    const std::string target = unescape(plan.lowers.front());
+    const int error = in_directory(
+        {},
+        [&] {
+            if (raw(SYS_mount, nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return errno;
+            if (auto done = legacy_mount(spec, plan, target); !done) {
+                out = std::unexpected(std::move(done).error());
+                return 0;
+            }
+            UniqueFd tree(invoke(Op::open_tree, AT_FDCWD, target.c_str(), [&] {
+                return raw(SYS_open_tree, AT_FDCWD, target.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+            }));
+            if (!tree) return errno;
+            out = std::move(tree);
+            return 0;
+        },
+        CLONE_NEWNS);
+    if (error != 0) return fail_errno(error, fmt::format("mount {} out of sight", spec.type));
+    return out;
+}
+
 Status legacy_bind(const MountSpec &spec, const Plan &plan, const std::string &target) {
     auto call = [&](const char *source, unsigned long flags) {
         return invoke(Op::mount, -1, target.c_str(),
@@ -406,6 +436,10 @@ Result<UniqueFd> mount_detached(const MountSpec &spec) {
     const Plan plan = TRY(make_plan(spec));
     bool again = false;
     auto made = detached(spec, plan, again);
+    if (!made && again && !plan.lowers.empty() && made.error().sys_errno() != ENOSYS) {
+        auto other = detached_by_mount(spec, plan);
+        return other ? std::move(other) : std::move(made); // the first has the kernel's words
+    }
     if (made || made.error().sys_errno() != ENOSYS) return made;
     return std::unexpected(
         Error(Errc::Unimplemented, ENOSYS, made.error().text() + " (detached mounts need Linux 5.2)"));

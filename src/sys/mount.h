@@ -30,7 +30,9 @@ enum class MountApi : uint8_t { best, fsconfig, legacy };
 /// descriptor) is part of the error text. Nothing stays mounted after a failure.
 Status mount_at(const MountSpec &spec, const std::string &target, MountApi api = MountApi::best);
 /// The same as a detached mount (fsmount / open_tree descriptor), never visible in the name space; for
-/// probes and for reading a merged tree. Unimplemented where the kernel lacks fsopen.
+/// probes and for reading a merged tree. Ladder: fsconfig("lowerdir+") (Linux 6.5); fsconfig("lowerdir"), whose text
+/// the kernel bounds to 255 bytes; mount(2) and open_tree in a mount name space of a thread's. Unimplemented where the
+/// kernel lacks fsopen (5.2).
 Result<UniqueFd> mount_detached(const MountSpec &spec);
 /// umount2(target); flags MNT_DETACH, UMOUNT_NOFOLLOW is always added.
 Status unmount(const std::string &target, int flags = 0);

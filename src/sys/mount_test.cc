@@ -144,6 +144,19 @@ TEST_F(Mount, OverlayByEveryRung) {
     EXPECT_FALSE(*is_mount_point(root_ + "/mnt"));
 }
 
+TEST_F(Mount, DetachedOverlayByEveryRung) {
+    // More text than fsconfig takes for one option.
+    const MountSpec spec = overlay("/" + std::string(200, 'l'), 3);
+    for (const bool old : {false, true}) {
+        const OldKernel hook({}, old); // Linux 6.1, Debian 12: neither "lowerdir+" nor long values
+        const auto made = mount_detached(spec);
+        ASSERT_TRUE(made) << made.error().text();
+        for (int i = 0; i < 3; ++i)
+            EXPECT_EQ(::faccessat(made->get(), fmt::format("f{}", i).c_str(), F_OK, 0), 0) << i;
+        EXPECT_FALSE(*is_mount_point(spec.options[0].substr(9, spec.options[0].find(':') - 9))) << "out of sight";
+    }
+}
+
 TEST_F(Mount, FiveHundredLowers) {
     const MountSpec spec = overlay("/a-long-name-so-that-the-options-never-fit-one-page", 500);
     const auto done = mount_at(spec, root_ + "/mnt");

@@ -143,6 +143,7 @@ void DriverTest::TearDown() {
     }
     driver_.reset();
     if (!scratch_.empty()) test::put_to_rest(driver_root());
+    if (!scratch_.empty()) test::unmount_below(scratch_);
     if (has_home_) EXPECT_DONE(sys::unmount(scratch_, 2 /* MNT_DETACH */));
     if (scratch_.size() > 5) EXPECT_DONE(sys::remove_tree(AT_FDCWD, scratch_.c_str()));
 }
@@ -171,9 +172,9 @@ Status DriverTest::try_import(LayerId id, const std::vector<LayerId> &parents, c
         {});
     archive::ExtractOptions options;
     options.whiteouts = staging.whiteouts;
-    const auto extracted = TRY(archive::extract_tar(reader, staging.dir.get(), options));
+    const auto extracted = TRY(archive::extract_tar(reader, *staging.tree, options));
     if (report != nullptr) *report = extracted;
-    return driver_->apply(id, parents, extracted);
+    return driver_->apply(id, parents, std::move(staging), extracted);
 }
 
 LayerId DriverTest::import(const std::vector<LayerId> &parents, Archive &archive) {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers as containers see them: create, mount, write, seal, remove.
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
 
@@ -98,8 +101,9 @@ TEST_P(Lifecycle, DeepLayerRead) {
 
 TEST_P(Lifecycle, FiveHundredLayers) {
     // Each layer is one small file; a driver that copies trees copies 500 small ones at most.
+    const unsigned depth = test::deep(GetParam(), 500);
     std::vector<LayerId> layers;
-    for (int i = 0; i < 500; ++i) {
+    for (unsigned i = 0; i < depth; ++i) {
         const LayerId id = next();
         ASSERT_DONE(
             try_import(id, over(layers), Archive().file(fmt::format("f{}", i % 50), std::to_string(i)).bytes()));
@@ -107,8 +111,8 @@ TEST_P(Lifecycle, FiveHundredLayers) {
     }
     const LayerId top = next();
     const std::string path = start(top, over(layers));
-    EXPECT_EQ(get(path + "/f0"), "450");
-    EXPECT_EQ(get(path + "/f49"), "499");
+    EXPECT_EQ(get(path + "/f0"), std::to_string(depth - 50));
+    EXPECT_EQ(get(path + "/f49"), std::to_string(depth - 1));
     put(path + "/f0", "own");
     EXPECT_THAT(changes(top, over(layers)), ElementsAre("C /f0"));
 }
@@ -227,12 +231,13 @@ TEST_P(Lifecycle, RenameDirectoryFromLower) {
     const LayerId base = import({}, Archive().dir("a").dir("a/deep").file("a/deep/f", "x").file("a/g", "y"));
     const LayerId child = next();
     const std::string path = start(child, {base});
-    if (GetParam() == "overlay") { // deprecated: has no redirects
-        EXPECT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), -1);
+    const int renamed = ::rename((path + "/a").c_str(), (path + "/b").c_str());
+    if (GetParam() == "overlay" || GetParam() == "erofs") { // have no redirects: mv copies then
+        EXPECT_EQ(renamed, -1);
         EXPECT_EQ(errno, EXDEV);
         return;
     }
-    ASSERT_EQ(::rename((path + "/a").c_str(), (path + "/b").c_str()), 0) << std::strerror(errno);
+    ASSERT_EQ(renamed, 0) << std::strerror(errno);
     put(path + "/b/deep/new", "z");
     commit(child, {base});
     const std::string seen = view(child, {base});
@@ -285,7 +290,7 @@ TEST_P(Lifecycle, RemoveTrashReap) {
     const std::atomic<bool> cancel = true;
     EXPECT_EQ(*driver_->reap(&cancel), 0U);
     EXPECT_EQ(driver_->trash()->layers, 1U);
-    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume is one entry, whatever is in it
+    EXPECT_GE(*driver_->reap(nullptr), 1U); // a subvolume or an image is one entry, whatever is in it
     EXPECT_EQ(driver_->trash()->layers, 0U);
 }
 
@@ -306,7 +311,7 @@ TEST_P(Lifecycle, CrashLeftovers) {
     {
         auto staging = driver_->stage(id, {});
         ASSERT_DONE(staging);
-        ASSERT_DONE(sys::make_dir(staging->dir.get(), "junk", 0700));
+        ASSERT_DONE(staging->tree->make_dir(staging->tree->root(), "junk", 0700));
     }
     ASSERT_DONE(try_import(id, {}, Archive().file("f", "x").bytes())); // the leftover goes first
     EXPECT_THAT(names_in(view(id, {})), ElementsAre("f"));
@@ -328,7 +333,7 @@ TEST_P(Lifecycle, Usage) {
     ASSERT_DONE(use);
     EXPECT_GE(use->bytes, 100'000U);
     EXPECT_LT(use->bytes, 180'000U) << "the linked file counts once";
-    EXPECT_GE(use->inodes, 3U);
+    EXPECT_GE(use->inodes, 1U) << "of the file system that the store is on: an image is one";
 }
 
 TEST_P(Lifecycle, RefusesUnknownOptions) {
@@ -360,11 +365,31 @@ TEST_P(Lifecycle, Probe) {
 TEST_P(Lifecycle, ChooseDriver) {
     const auto chosen = drivers::choose_driver(scratch_);
     ASSERT_DONE(chosen);
-    EXPECT_EQ((*chosen)->name, "overlay2");
+    // Overlay's upper directory can lie on ZFS since 2.2.
+    const bool on_zfs = test::driver_of(GetParam()) == "zfs" && (*chosen)->name == "zfs";
+    EXPECT_EQ((*chosen)->name, on_zfs ? "zfs" : "overlay2");
     const auto unknown = drivers::find_driver("aufs");
     ASSERT_FALSE(unknown);
     EXPECT_EQ(unknown.error().code(), Errc::NotFound);
 }
+
+/// ext4 lets a thread with CAP_SYS_RESOURCE past any limit; containers do not have it.
+class WithoutSysResource {
+public:
+    WithoutSysResource() {
+        EXPECT_EQ(::syscall(SYS_capget, &header_, before_.data()), 0);
+        auto less = before_;
+        less[0].effective &= ~(1U << CAP_SYS_RESOURCE);
+        EXPECT_EQ(::syscall(SYS_capset, &header_, less.data()), 0);
+    }
+    ~WithoutSysResource() { EXPECT_EQ(::syscall(SYS_capset, &header_, before_.data()), 0); }
+    WithoutSysResource(const WithoutSysResource &) = delete;
+    WithoutSysResource &operator=(const WithoutSysResource &) = delete;
+
+private:
+    __user_cap_header_struct header_{_LINUX_CAPABILITY_VERSION_3, 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> before_{};
+};
 
 TEST_P(Lifecycle, SetQuota) {
     const auto info = drivers::find_driver(test::driver_of(GetParam()));
@@ -377,7 +402,7 @@ TEST_P(Lifecycle, SetQuota) {
         const auto refused = driver_->create(next(), std::vector{base}, {.bytes = 50U << 20U});
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
-        GTEST_SKIP() << refused.error().text();
+        GTEST_SKIP() << "this kernel counts no project quota here: " << refused.error().text();
     }
     const LayerId id = next();
     ASSERT_DONE(driver_->create(id, std::vector{base}, {.bytes = 50U << 20U}));
@@ -385,6 +410,7 @@ TEST_P(Lifecycle, SetQuota) {
     const std::string path = mount(id, {base});
     const UniqueFd fd(::open((path + "/big").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     const std::string block(1U << 20U, 'x');
+    const WithoutSysResource limited;
     int error = 0; // a write that meets the limit is cut short first; only the next one tells why
     for (uint64_t left = 64U << 20U; left > 0 && error == 0;) {
         const ssize_t wrote = ::write(fd.get(), block.data(), block.size());

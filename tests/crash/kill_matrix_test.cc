@@ -50,7 +50,7 @@ class KillMatrix : public testing::TestWithParam<std::tuple<std::string, size_t>
 
 TEST_P(KillMatrix, NothingIsLost) {
     const auto &[driver, index] = GetParam();
-    if (const auto why = cannot_test(driver); !why.empty()) GTEST_SKIP() << why;
+    if (const auto why = cannot_run_matrix(driver); !why.empty()) GTEST_SKIP() << why;
     const auto &operation = operations()[index];
     const World world(driver);
     prepare(world, world / "golden", driver);

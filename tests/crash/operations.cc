@@ -39,6 +39,13 @@ void damage(store::Store &store) {
     sys::Hook *const hook = sys::detail::hook.load();
     sys::set_hook(nullptr);
     in_layer(store, LayerId{1}, [](const std::string &layer) {
+        if (const std::string image = layer + "/image.erofs"; std::filesystem::exists(image)) {
+            const auto at = read_all(image).find("root:x:0:0");
+            ASSERT_NE(at, std::string::npos);
+            std::fstream file(image, std::ios::binary | std::ios::in | std::ios::out);
+            file.seekp(static_cast<std::streamoff>(at)).write("lost", 4);
+            return;
+        }
         for (const auto &entry : std::filesystem::recursive_directory_iterator(layer))
             if (entry.path().filename() == "passwd") std::ofstream(entry.path()) << "lost";
     });

@@ -7,7 +7,7 @@ mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list}
 
 # --- trees and archives
 tree=$work/tree

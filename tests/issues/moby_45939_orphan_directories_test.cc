@@ -13,7 +13,7 @@ TEST_P(Moby45939, OrphanIsNamedCountedAndCollected) {
     import(*store, {{{file("a"), "a"}}}, "app:1");
     auto staged = store->driver().stage(LayerId{900}, {});
     ASSERT_TRUE(staged);
-    ASSERT_TRUE(sys::open_at(staged->dir.get(), "left-behind", O_CREAT | O_WRONLY, 0644));
+    ASSERT_TRUE(staged->tree->create_file(staged->tree->root(), "left-behind", 0644));
     const auto report = store->check(store::CheckLevel::quick, {});
     ASSERT_TRUE(report);
     ASSERT_EQ(report->problems.size(), 1U);

@@ -19,12 +19,14 @@
 #include <sstream>
 
 #include "drivers/devicemapper/devicemapper.h"
+#include "support/zfs_world.h"
 #include "sys/btrfs.h"
 #include "sys/dm.h"
 #include "sys/fs.h"
 #include "sys/loop.h"
 #include "sys/mount.h"
 #include "sys/seam.h"
+#include "sys/zfs.h"
 
 namespace shale::test {
 namespace {
@@ -69,9 +71,7 @@ World::~World() {
     if (std::error_code error; !mounted_ || std::filesystem::exists(path_, error))
         for (const auto &entry : std::filesystem::directory_iterator(path_, error))
             put_to_rest(entry.path().string() + "/devicemapper");
-    if (const auto table = sys::mount_table())
-        for (auto it = table->rbegin(); it != table->rend(); ++it)
-            if (it->target.starts_with(path_ + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
+    unmount_below(path_);
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
     const auto slash = path_.rfind('/');
     if (const auto parent = sys::open_dir(AT_FDCWD, path_.substr(0, slash).c_str()))
@@ -83,6 +83,8 @@ void World::remove(std::string_view name) const {
     ASSERT_TRUE(here) << here.error().text();
     const std::string tree = path_ + "/" + std::string(name);
     put_to_rest(tree + "/devicemapper");
+    unmount_below(tree);
+    remove_zfs_layers(tree + "/zfs");
     for (const auto *layers : {"/btrfs", "/btrfs/trash"}) { // what is read-only is not unlinked entry by entry
         if (!std::filesystem::exists(tree + layers)) continue;
         const auto dir = sys::open_dir(AT_FDCWD, (tree + layers).c_str());
@@ -99,14 +101,25 @@ std::string cannot_mount() {
     return private_mounts() ? "" : "no mount namespace can be made here";
 }
 
+namespace {
+
+/// Where processors are emulated a configuration takes minutes: the usual run tests those that cover every part.
+bool all_configurations() {
+    return std::getenv("SHALE_TEST_ALL") != nullptr;
+}
+
+} // namespace
+
 std::vector<std::string> driver_names(std::string_view of) {
     std::vector<std::string> out;
     for (const auto &driver : drivers::registry()) {
         if (!of.empty() && driver.name != of) continue;
         out.emplace_back(driver.name);
         if (driver.name == "devicemapper")
-            for (const auto *more : {"_xfs", "_direct", "_direct_xfs"})
+            for (const auto *more :
+                 all_configurations() ? std::vector{"_xfs", "_direct", "_direct_xfs"} : std::vector{"_direct_xfs"})
                 out.push_back(std::string(driver.name) + more);
+        if (driver.name == "zfs" && all_configurations()) out.push_back("zfs_command");
     }
     return out;
 }
@@ -143,6 +156,8 @@ std::string disk_of(const std::string &root) {
 
 drivers::DriverOptions options_of(std::string_view tested, const std::string &root) {
     drivers::DriverOptions out;
+    if (driver_of(tested) == "zfs") out["compression"] = "off"; // tests count bytes
+    if (tested == "zfs_command") out["library"] = "off";
     if (driver_of(tested) != "devicemapper") return out;
     out = {{"data_size", "4G"}, {"metadata_size", "8M"}, {"base_size", "48M"}};
     if (tested.ends_with("_xfs")) {
@@ -175,11 +190,24 @@ void put_to_rest(const std::string &root) {
     sys::set_hook(hook);
 }
 
+unsigned deep(std::string_view tested, unsigned wanted) {
+    const std::string driver = driver_of(tested);
+    return driver == "devicemapper" || driver == "zfs" ? std::min(wanted, 50U) : wanted;
+}
+
+std::string cannot_run_matrix(std::string_view tested) {
+    const auto why = cannot_test(tested);
+    if (!why.starts_with("this kernel")) return why;
+    return "by hand only, it takes hours in a virtual machine (SHALE_TEST_STRIDE=61 ./dev guest PROGRAM): " + why;
+}
+
 std::string cannot_test(std::string_view tested) {
     const std::string driver = driver_of(tested);
     if (driver == "vfs") return {};
     if (auto why = cannot_mount(); !why.empty()) return why;
     if (driver == "btrfs" && ::access("/sbin/mkfs.btrfs", X_OK) != 0) return "needs mkfs.btrfs (btrfs-progs)";
+    if (driver == "zfs")
+        if (const auto there = sys::Zfs::open(); !there) return there.error().message();
     if (driver == "devicemapper") {
         if (const auto there = sys::dm_version(); !there) return there.error().message();
         if (const auto there = sys::dm_target_version("thin-pool"); !there) return there.error().message();
@@ -190,6 +218,7 @@ std::string cannot_test(std::string_view tested) {
 }
 
 Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
+    if (driver == "zfs") return mount_zfs_home(path);
     if (driver != "btrfs") return false;
     const UniqueFd image(::memfd_create("shale-test-btrfs", 0)); // inherited by mkfs
     if (!image) return fail_errno(errno, "memfd_create");
@@ -315,12 +344,14 @@ std::string read_all(const std::string &path) {
 void copy_dir(const std::string &from, const std::string &to) {
     std::filesystem::create_directories(to);
     put_to_rest(from + "/devicemapper");
+    unmount_below(from); // mounts that a driver keeps
     const auto source = sys::open_dir(AT_FDCWD, from.c_str());
     const auto target = sys::open_dir(AT_FDCWD, to.c_str());
     ASSERT_TRUE(source && target);
     if (!std::filesystem::exists(from + "/btrfs")) {
         const auto copied = archive::copy_tree(source->get(), target->get());
         ASSERT_TRUE(copied) << copied.error().text();
+        copy_zfs_layers(from + "/zfs", to + "/zfs");
         return;
     }
     for (const auto &entry : std::filesystem::directory_iterator(from))
@@ -328,18 +359,21 @@ void copy_dir(const std::string &from, const std::string &to) {
             std::filesystem::copy(entry.path(), to + "/" + entry.path().filename().string(),
                                   std::filesystem::copy_options::recursive);
     std::filesystem::create_directory(to + "/btrfs");
+    const auto layers = sys::open_dir(AT_FDCWD, (to + "/btrfs").c_str());
+    ASSERT_TRUE(layers);
     for (const auto &entry : std::filesystem::directory_iterator(from + "/btrfs")) {
-        const std::string name = "btrfs/" + entry.path().filename().string();
+        const std::string name = entry.path().filename();
         const auto layer = sys::open_dir(AT_FDCWD, entry.path().c_str());
         ASSERT_TRUE(layer && sys::is_subvolume(layer->get()).value_or(false)) << name;
-        const auto copied = sys::snapshot(layer->get(), target->get(), name.c_str());
+        const auto copied = sys::snapshot(layer->get(), layers->get(), name.c_str());
         ASSERT_TRUE(copied) << copied.error().text();
-        if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/" + name, false); // EROFS
+        if (::faccessat(layer->get(), ".", W_OK, 0) != 0) thaw(to + "/btrfs/" + name, false); // EROFS
     }
 }
 
 void in_layer(store::Store &store, LayerId id, const std::function<void(const std::string &)> &body) {
     const std::string layer = store.root() + "/" + std::string(store.driver().name()) + "/" + to_string(id);
+    if (std::filesystem::exists(layer + "/image.erofs")) return body(layer);
     const auto specs = store.driver().mounts(id, {}, drivers::Driver::Access::read_write);
     ASSERT_TRUE(specs) << specs.error().text();
     if (specs->front().type == "bind" || specs->front().type == "overlay") {
@@ -351,6 +385,13 @@ void in_layer(store::Store &store, LayerId id, const std::function<void(const st
     const auto mounted = sys::mount_detached(specs->front());
     ASSERT_TRUE(mounted) << mounted.error().text();
     body(sys::fd_path(mounted->get()) + "/");
+    if (specs->front().type == "zfs") seal_zfs_layer_again(layer, specs->front().source);
+}
+
+void unmount_below(const std::string &path) {
+    if (const auto table = sys::mount_table())
+        for (auto it = table->rbegin(); it != table->rend(); ++it)
+            if (it->target.starts_with(path + "/")) ::umount2(it->target.c_str(), MNT_DETACH);
 }
 
 void thaw(const std::string &layer, bool writable) {

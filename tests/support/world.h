@@ -36,7 +36,8 @@ private:
 
 /// Why this process cannot mount an overlay; empty when it can.
 std::string cannot_mount();
-/// Every driver there is, some in several configurations ("devicemapper-direct-xfs"): no test program names them.
+/// Every driver there is, some in several configurations ("devicemapper_direct_xfs"; with SHALE_TEST_ALL=1 in the
+/// environment in all of them): no test program names them.
 /// `of`: those of one driver.
 std::vector<std::string> driver_names(std::string_view of = {});
 /// The driver that such a name means.
@@ -48,6 +49,11 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
 void put_to_rest(const std::string &root);
 /// Why a test of this driver cannot run here; empty when it can.
 std::string cannot_test(std::string_view driver);
+/// The same for tests of thousands of steps: what only a guest's kernel has is not for the usual run.
+std::string cannot_run_matrix(std::string_view driver);
+/// How many layers to stack in a test of depth: `wanted`, fewer where every layer is a file system of its own (depth
+/// means nothing to those, and each costs a second).
+unsigned deep(std::string_view driver, unsigned wanted);
 /// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
 /// False: it works where it is.
 Result<bool> mount_home_of(std::string_view driver, const std::string &path);
@@ -81,6 +87,8 @@ std::string read_all(const std::string &path);
 void copy_dir(const std::string &from, const std::string &to);
 /// Calls `body` with the path of a sealed layer's tree (or of the directory that holds it), writable for that long.
 void in_layer(store::Store &store, LayerId id, const std::function<void(const std::string &)> &body);
+/// Takes away every mount below `path`: those that a driver keeps for as long as a layer is there.
+void unmount_below(const std::string &path);
 /// Lets a test damage a layer that its driver made read-only (and, with false, makes it read-only again).
 void thaw(const std::string &layer, bool writable);
 

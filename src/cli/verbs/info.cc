@@ -27,7 +27,7 @@ Result<int> run(Context &, const VersionArgs &) {
 
 Result<int> run(Context &context, const InfoArgs &) {
     // Read only: asking must not make a store, and a store in trouble must still answer.
-    auto opened = context.open_store(true);
+    auto opened = context.open_store(Context::Access::read_only);
     const bool absent = !opened && !TRY(sys::stat_if_exists(AT_FDCWD, (context.settings.root + "/shale.db").c_str()));
     if (!opened && !absent) return std::unexpected(std::move(opened).error());
     Counts counts;

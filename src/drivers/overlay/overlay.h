@@ -22,6 +22,7 @@ class Overlay final : public TreeDriver {
 public:
     Overlay(LayerRoot root, const Quota &default_quota);
     [[nodiscard]] std::string_view name() const noexcept override { return "overlay"; }
+    [[nodiscard]] bool links_to_parents() const noexcept override { return true; }
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;

@@ -21,13 +21,14 @@ public:
     Result<std::optional<UniqueFd>> look(std::string_view path) override {
         if (view_.root) return find_below(view_.root.get(), path);
         for (size_t i = 0; i < parents_.size(); ++i) {
-            if (!opened_[i]) opened_[i] = TRY(root_.open_part(parents_[i], "diff"));
-            Look look = TRY(look_up(opened_[i].get(), path, form_));
+            if (!opened_[i])
+                opened_[i] = std::make_unique<archive::DirectoryTree>(TRY(root_.open_part(parents_[i], "diff")));
+            Look look = TRY(look_up(*opened_[i], path, form_));
             if (look.redirected) {
                 view_ = TRY(driver_.open_view(parents_.front(), parents_.subspan(1)));
                 return find_below(view_.root.get(), path);
             }
-            if (look.kind == Look::Kind::found) return std::optional(std::move(look.fd));
+            if (look.kind == Look::Kind::found) return look.at.take_fd();
             if (look.kind == Look::Kind::hidden) return std::nullopt;
         }
         return std::nullopt;
@@ -43,21 +44,19 @@ private:
     const LayerRoot &root_;
     Parents parents_;
     archive::WhiteoutForm form_;
-    std::vector<UniqueFd> opened_; ///< parents' diff directories, as far as needed
+    std::vector<std::unique_ptr<archive::DirectoryTree>> opened_; ///< parents' diff directories, as far as needed
     Driver::View view_;
 };
 
 } // namespace
 
-Status Overlay2::apply(LayerId id, Parents parents, const archive::ExtractReport &report) {
+Status Overlay2::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
     TRY(check_depth(id, parents));
-    const UniqueFd diff = TRY(root_.open_part(id, "diff"));
     StackedParents lower(*this, root_, parents, config_.form());
-    TRY(in_context(Applier(diff.get(), config_.form(), lower).run(report),
+    TRY(in_context(Applier(*staged.tree, config_.form(), lower).run(report),
                    [&] { return fmt::format("layer {}", id.value); }));
     if (report.has_root_entry || parents.empty()) return {};
-    const UniqueFd from = TRY(root_.open_part(parents.front(), "diff"));
-    return copy_metadata(from.get(), diff.get());
+    return copy_metadata(TRY(root_.open_part(parents.front(), "diff")).get(), staged.tree->root());
 }
 
 } // namespace shale::drivers::overlay2

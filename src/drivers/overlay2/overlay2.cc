@@ -112,7 +112,7 @@ Result<Staging> Overlay2::stage(LayerId id, Parents /*parents*/) {
     TRY(root_.make(name.c_str(), 0700));
     TRY(count(id));
     TRY(root_.make((name + "/diff").c_str(), 0755));
-    return Staging{TRY(root_.open_part(id, "diff")), config_.form()};
+    return Staging{std::make_unique<archive::DirectoryTree>(TRY(root_.open_part(id, "diff"))), config_.form()};
 }
 
 Status Overlay2::create(LayerId id, Parents parents, const Quota &quota) {

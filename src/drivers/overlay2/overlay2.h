@@ -43,7 +43,7 @@ public:
 
     [[nodiscard]] std::string_view name() const noexcept override { return "overlay2"; }
     Result<Staging> stage(LayerId id, Parents parents) override;
-    Status apply(LayerId id, Parents parents, const archive::ExtractReport &report) override;
+    Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) override;
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;

@@ -57,8 +57,8 @@ protected:
             archive::ExtractOptions options;
             options.whiteouts = staging.whiteouts;
             options.owners = archive::OwnerPolicy::squash;
-            const auto report = TRY(archive::extract_tar(reader, staging.dir.get(), options));
-            return driver_->apply(id, parents, report);
+            const auto report = TRY(archive::extract_tar(reader, *staging.tree, options));
+            return driver_->apply(id, parents, std::move(staging), report);
         }();
         EXPECT_TRUE(done) << done.error().text();
     }

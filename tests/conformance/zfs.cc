@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only ZFS has: snapshots that clones depend on, holds, properties, a dataset at its quota. With libzfs_core and
+// with the zfs command.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <fstream>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "conformance/fixture.h"
+#include "sys/fs.h"
+#include "sys/mount.h"
+#include "sys/run.h"
+#include "sys/seam.h"
+#include "sys/zfs.h"
+
+namespace shale::conformance {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+class ZfsDriver : public DriverTest {
+protected:
+    void SetUp() override {
+        DriverTest::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        auto opened = sys::Zfs::open();
+        ASSERT_DONE(opened);
+        zfs_ = std::move(*opened);
+    }
+    /// The store's hidden dataset; a layer's; the one that the test lives on.
+    [[nodiscard]] std::string parent() const {
+        std::ifstream in(driver_root() + "/dataset");
+        std::string name;
+        std::getline(in, name);
+        return name;
+    }
+    [[nodiscard]] std::string dataset(LayerId id) const {
+        const auto volume = sys::read_link(AT_FDCWD, fmt::format("{}/{}/volume", driver_root(), id.value).c_str());
+        EXPECT_DONE(volume);
+        return parent() + "/" + volume.value_or("none");
+    }
+    [[nodiscard]] std::string home() const {
+        auto name = sys::zfs_dataset_of(sys::open_dir(AT_FDCWD, scratch_.c_str())->get());
+        EXPECT_DONE(name);
+        return name.value_or("none");
+    }
+    static void zfs(std::vector<std::string> arguments) {
+        arguments.insert(arguments.begin(), *sys::find_tool("zfs", "zfsutils-linux"));
+        EXPECT_DONE(sys::run_tool_or_fail(arguments, std::chrono::minutes(1)));
+    }
+    static std::string noise(size_t bytes) {
+        std::string out(bytes, '\0');
+        std::mt19937 random(7); // NOLINT: the same each time
+        for (char &c : out)
+            c = static_cast<char>(random());
+        return out;
+    }
+
+    sys::Zfs zfs_;
+};
+
+TEST_P(ZfsDriver, LayersAreSnapshotsBelowAHiddenDataset) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId child = import({base}, Archive().file("g", "y"));
+    EXPECT_EQ(*zfs_.property(parent(), "mountpoint"), "legacy");
+    EXPECT_EQ(*zfs_.property(parent(), "canmount"), "noauto");
+    EXPECT_EQ(*zfs_.property(parent(), "com.sun:auto-snapshot"), "false");
+    EXPECT_TRUE(parent().starts_with(home() + "/shale-"));
+    EXPECT_EQ(zfs_.get(dataset(child))->origin, dataset(base) + "@sealed");
+    // Whatever happens to the dataset, the layer is its snapshot.
+    {
+        const auto root = sys::mount_detached({"zfs", dataset(base), {"rw"}});
+        ASSERT_DONE(root);
+        put(sys::fd_path(root->get()) + "/f", "changed");
+    }
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x");
+    EXPECT_LT(::open((view(base, {}) + "/f").c_str(), O_WRONLY | O_CLOEXEC), 0);
+    EXPECT_EQ(errno, EROFS);
+    EXPECT_EQ(get(start(next(), {base}) + "/f"), "x");
+}
+
+TEST_P(ZfsDriver, OptionsAreInheritedProperties) {
+    const LayerId first = import({}, Archive().file("f", "x"));
+    EXPECT_EQ(*zfs_.property(dataset(first), "recordsize"), "32768");
+    for (const auto &[key, value] :
+         {std::pair("atime", "off"), {"xattr", "sa"}, {"acltype", "posix"}, {"dnodesize", "auto"}})
+        EXPECT_EQ(*zfs_.property(dataset(first), key), value) << key;
+    const std::string before = parent();
+    reopen({{"recordsize", "16K"}, {"compression", "zstd"}});
+    const LayerId second = import({first}, Archive().file("g", "y"));
+    EXPECT_EQ(parent(), before);
+    EXPECT_EQ(*zfs_.property(dataset(second), "recordsize"), "16384");
+    EXPECT_EQ(*zfs_.property(dataset(second), "compression"), "zstd");
+    for (const auto &[key, value] :
+         {std::pair("recordsize", "3K"), {"compression", "lz4 -o x"}, {"dataset", "../x"}, {"inodes", "5"}}) {
+        const auto opened = (*drivers::find_driver("zfs"))->open(driver_root(), {{key, value}});
+        ASSERT_FALSE(opened) << key;
+        EXPECT_EQ(opened.error().code(), Errc::InvalidArgument) << key;
+    }
+}
+
+TEST_P(ZfsDriver, AContainerSharesWhatItDoesNotWrite) {
+    const LayerId base = import({}, Archive().file("big", std::string(8U << 20U, 'b')));
+    std::vector<LayerId> containers;
+    for (int i = 0; i < 5; ++i) {
+        containers.push_back(next());
+        ASSERT_DONE(driver_->create(containers.back(), std::vector{base}, {}));
+    }
+    EXPECT_LT(zfs_.get(home())->used, 12U << 20U) << "five clones of 8 MiB";
+    const auto usage = driver_->usage(containers.front(), std::vector{base});
+    ASSERT_DONE(usage);
+    EXPECT_TRUE(usage->counted);
+    EXPECT_LT(usage->bytes, 1U << 20U);
+    EXPECT_EQ(usage->inodes, 0U);
+}
+
+// Same size, same mtime, same inode: only the change time tells.
+TEST_P(ZfsDriver, ARewrittenFileWithItsOldTimesIsFound) {
+    const LayerId base = import({}, Archive().file("f", "old").file("same", "same"));
+    const LayerId container = next();
+    const std::string path = start(container, {base});
+    EXPECT_EQ(status_of(path + "/same").st_ino, status_of(view(base, {}) + "/same").st_ino);
+    EXPECT_EQ(status_of(path + "/same").st_ctim.tv_nsec, status_of(view(base, {}) + "/same").st_ctim.tv_nsec);
+    const auto times = status_of(path + "/f");
+    const UniqueFd fd(::open((path + "/f").c_str(), O_WRONLY | O_CLOEXEC));
+    ASSERT_EQ(::pwrite(fd.get(), "new", 3, 0), 3);
+    ASSERT_DONE(sys::set_times(fd.get(), "", times.st_atim, times.st_mtim));
+    EXPECT_THAT(changes(container, {base}), ElementsAre("C /f"));
+    EXPECT_THAT(diff(container, {base}), HasSubstr("new"));
+    EXPECT_THAT(diff(container, {base}), testing::Not(HasSubstr("same")));
+}
+
+TEST_P(ZfsDriver, ARemovedParentWaitsForItsClones) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId child = import({base}, Archive().file("g", "y"));
+    ASSERT_DONE(driver_->remove(base));
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_THAT(driver_->trash()->ids, ElementsAre(base)) << "its clone lives";
+    EXPECT_THAT(names_in(view(child, {base})), ElementsAre("f", "g"));
+    EXPECT_EQ(get(start(next(), {child, base}) + "/f"), "x");
+    stop(LayerId{3});
+    for (const uint64_t id : {2U, 3U})
+        ASSERT_DONE(driver_->remove(LayerId{id}));
+    drop_views();
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U) << "children first, all at once";
+    EXPECT_EQ(zfs_.list(parent())->size(), 1U);
+}
+
+TEST_P(ZfsDriver, SnapshotsOfOthersGoAndHoldsAreKept) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId held = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(zfs_.snapshot(dataset(base) + "@rotation-2024"));
+    const std::string name = dataset(held);
+    zfs({"hold", "backup", name + "@sealed"});
+    ASSERT_DONE(driver_->remove(base));
+    ASSERT_DONE(driver_->remove(held));
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_THAT(driver_->trash()->ids, ElementsAre(held));
+    zfs({"release", "backup", name + "@sealed"});
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+    EXPECT_EQ(zfs_.list(parent())->size(), 1U);
+}
+
+TEST_P(ZfsDriver, ADatasetThatIsTakenIsPassedOver) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    for (uint64_t number = 2; number < 6; ++number)
+        ASSERT_DONE(zfs_.create(fmt::format("{}/{}", parent(), number), {}));
+    for (int i = 0; i < 3; ++i)
+        ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(driver_->list()->size(), 4U);
+}
+
+TEST_P(ZfsDriver, ANamedParentThatWasNotMadeIsMade) {
+    std::ofstream(driver_root() + "/dataset") << home() << "/shale-0123456789ab\n\n";
+    const LayerId base = import({}, Archive().file("f", "x"));
+    EXPECT_EQ(dataset(base), home() + "/shale-0123456789ab/1");
+    std::ofstream(driver_root() + "/dataset") << home() << "/shale-0123456789ab\n\n"; // made, not recorded
+    reopen({});
+    EXPECT_EQ(get(start(next(), {base}) + "/f"), "x");
+}
+
+TEST_P(ZfsDriver, FiguresOfAllLayersAreOneCommand) {
+    class Count : public sys::Hook {
+    public:
+        int before(const sys::Call &call) noexcept override {
+            if (call.op == sys::Op::exec) ++execs;
+            return 0;
+        }
+        std::atomic<int> execs = 0;
+    };
+    const LayerId base = import({}, Archive().file("f", "x"));
+    for (int i = 0; i < 20; ++i)
+        ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    if (GetParam() == "zfs_command") GTEST_SKIP() << "the library's part runs commands";
+    Count count;
+    sys::set_hook(&count);
+    for (int pass = 0; pass < 2; ++pass)
+        for (uint64_t id = 2; id <= 11; ++id)
+            EXPECT_DONE(driver_->usage(LayerId{id}, std::vector{base}));
+    const int execs = count.execs;
+    EXPECT_EQ(driver_->list()->size(), 21U);
+    sys::set_hook(nullptr);
+    EXPECT_EQ(count.execs, execs) << "a list needs none";
+    EXPECT_LE(execs, 4) << "of 20 figures; the table is read again after a second";
+}
+
+TEST_P(ZfsDriver, ADatasetAtItsQuotaSaysSo) {
+    const LayerId base = import({}, Archive().file("f", std::string(100'000, 'x')));
+    const LayerId filler = next();
+    const std::string path = start(filler, {base});
+    zfs({"set", fmt::format("quota={}", zfs_.get(home())->used + (2U << 20U)), home()});
+    {
+        const UniqueFd fd(::open((path + "/fill").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        const std::string block = noise(1U << 16U);
+        for (int i = 0; i < 200; ++i)
+            if (::write(fd.get(), block.data(), block.size()) < 0) break;
+    }
+    (void)zfs_.sync_pool(sys::zfs_pool_of(home()));
+    int refused = 0;
+    for (int i = 0; i < 5; ++i) {
+        const LayerId id = next();
+        const auto done = driver_->create(id, std::vector{base}, {});
+        if (done) continue;
+        ++refused;
+        EXPECT_EQ(done.error().code(), Errc::ResourceExhausted) << done.error().text();
+        EXPECT_FALSE(done.error().text().empty());
+    }
+    const auto imported = try_import(next(), {base}, Archive().file("big", noise(3U << 20U)).bytes());
+    ASSERT_FALSE(imported);
+    EXPECT_EQ(imported.error().code(), Errc::ResourceExhausted) << imported.error().text();
+    RecordProperty("refused", refused);
+    zfs({"set", "quota=none", home()});
+    const auto left = driver_->list();
+    ASSERT_DONE(left);
+    for (const LayerId id : *left)
+        if (id > filler) EXPECT_DONE(driver_->remove(id));
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    const LayerId last = import({base}, Archive().file("big", noise(3U << 20U)));
+    EXPECT_EQ(get(view(last, {base}) + "/big").size(), 3U << 20U);
+}
+
+TEST_P(ZfsDriver, TheHiddenDatasetAtItsQuotaNamesIt) {
+    const LayerId base = import({}, Archive().file("f", noise(200'000)));
+    zfs({"set", fmt::format("quota={}", zfs_.get(parent())->used), parent()});
+    const auto refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted);
+    for (const std::string &part : {parent(), std::string("pool "), std::string("left")})
+        EXPECT_THAT(refused.error().text(), HasSubstr(part));
+    zfs({"set", "quota=none", parent()});
+    ASSERT_DONE(driver_->remove(LayerId{2}));
+    ASSERT_DONE(driver_->create(LayerId{2}, std::vector{base}, {}));
+}
+
+TEST_P(ZfsDriver, LimitsOfTheTree) {
+    reopen({{"limit", "refquota"}});
+    const LayerId base = import({}, Archive().file("f", noise(1U << 20U)));
+    const LayerId id = next();
+    ASSERT_DONE(driver_->create(id, std::vector{base}, {.bytes = 8U << 20U}));
+    EXPECT_EQ(zfs_.get(dataset(id))->refquota, 8U << 20U);
+    EXPECT_EQ(driver_->quota()->get(id)->bytes, 8U << 20U);
+    const auto small = driver_->create(next(), std::vector{base}, {.bytes = 4096});
+    EXPECT_FALSE(small) << "less than the parent's tree";
+    const auto inodes = driver_->create(next(), std::vector{base}, {.inodes = 10});
+    ASSERT_FALSE(inodes);
+    EXPECT_EQ(inodes.error().code(), Errc::Unimplemented);
+}
+
+TEST_P(ZfsDriver, AnotherPlaceIsRefusedInWords) {
+    (void)import({}, Archive().file("f", "x"));
+    const auto moved = (*drivers::find_driver("zfs"))
+                           ->open(driver_root(), {{"dataset", std::string(sys::zfs_pool_of(home())) + "/other"}});
+    ASSERT_DONE(moved);
+    const auto refused = (*moved)->create(next(), {}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(refused.error().text(), HasSubstr(parent()));
+    const auto elsewhere = (*drivers::find_driver("zfs"))->open("/dev/shm/shale-no-zfs", {});
+    (void)::rmdir("/dev/shm/shale-no-zfs");
+    ASSERT_FALSE(elsewhere);
+    EXPECT_EQ(elsewhere.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(elsewhere.error().text(), HasSubstr("dataset="));
+}
+
+INSTANTIATE_TEST_SUITE_P(Drivers, ZfsDriver, testing::ValuesIn(driver_names("zfs")),
+                         [](const auto &info) { return info.param; });
+
+} // namespace
+} // namespace shale::conformance
