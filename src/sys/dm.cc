@@ -218,12 +218,18 @@ Result<std::vector<DmTarget>> dm_status(const std::string &name, DmStatus how) {
 }
 
 Status dm_create(const std::string &name, const std::string &uuid, const std::vector<DmTarget> &table) {
-    const Session session;
-    const Task task = make_task(DM_DEVICE_CREATE, name);
-    if (task &&
-        (dm_task_set_uuid(task.get(), uuid.c_str()) == 0 || !add_targets(task.get(), table) || !quiet(task.get())))
-        return fail(Errc::Internal, what("make", name));
-    return run(Op::ioctl, task, "make", name);
+    {
+        const Session session;
+        const Task task = make_task(DM_DEVICE_CREATE, name);
+        if (task && (dm_task_set_uuid(task.get(), uuid.c_str()) == 0 || !quiet(task.get())))
+            return fail(Errc::Internal, what("make", name));
+        TRY(run(Op::ioctl, task, "make", name));
+    }
+    // Not all in one task of the library's: that one keeps the error's number to itself.
+    Status done = dm_reload(name, table);
+    if (done) done = dm_resume(name);
+    if (!done) (void)simple(DM_DEVICE_REMOVE, "remove", name);
+    return done;
 }
 
 Status dm_reload(const std::string &name, const std::vector<DmTarget> &table) {

@@ -46,8 +46,8 @@ Result<std::vector<DmTarget>> dm_table(const std::string &name);
 enum class DmStatus : uint8_t { as_it_is, commit };
 Result<std::vector<DmTarget>> dm_status(const std::string &name, DmStatus how);
 
-/// Makes the device, loads the table and activates it; nothing is left of it after a failure. EBUSY: there is one of
-/// that name.
+/// Makes the device, loads the table and activates it; nothing is left of it after a failure (of a process that dies: a
+/// device without a table). EBUSY: there is one of that name.
 Status dm_create(const std::string &name, const std::string &uuid, const std::vector<DmTarget> &table);
 /// Loads a new table beside the active one; dm_resume puts it in its place.
 Status dm_reload(const std::string &name, const std::vector<DmTarget> &table);

@@ -188,7 +188,10 @@ private:
         return *bytes;
     }
     Status make_part(const char *part, const BlockDevice &device, uint64_t offset, uint64_t bytes) const {
-        if (TRY(sys::dm_find(name(part)))) return {};
+        if (const auto there = TRY(sys::dm_find(name(part)))) {
+            if (there->has_table) return {};
+            TRY(sys::dm_remove(name(part), sys::DmRemove::now)); // its maker died before it had one
+        }
         return sys::dm_create(name(part), "SHALE-" + name(part),
                               {{0, bytes / sys::sector_bytes, "linear",
                                 fmt::format("{} {}", device.number, offset / sys::sector_bytes)}});
