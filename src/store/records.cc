@@ -2,6 +2,7 @@
 #include "store/records.h"
 
 #include <fmt/format.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -81,10 +82,17 @@ Errc errc_of_sqlite(int code) {
 }
 
 /// SQLite knows a full disk, but calls a quota that is used up an I/O error.
+bool is_out_of_room(sqlite3 *db) {
+    if (sqlite3_system_errno(db) == EDQUOT) return true;
+    const char *file = sqlite3_db_filename(db, "main");
+    struct statfs info{};
+    return file != nullptr && ::statfs(file, &info) == 0 && info.f_blocks != 0 && info.f_bavail == 0;
+}
+
 Error failure(sqlite3 *db, int code, std::string text) {
-    if ((code & 0xff) == SQLITE_IOERR && sqlite3_system_errno(db) == EDQUOT)
+    if ((code & 0xff) == SQLITE_IOERR && is_out_of_room(db))
         return {Errc::ResourceExhausted, EDQUOT,
-                text + ": the quota of the store's file system is used up; nothing was changed"};
+                text + ": the file system of the store has no room, or its quota is used up; nothing was changed"};
     return {errc_of_sqlite(code), std::move(text)};
 }
 

@@ -250,17 +250,35 @@ TEST_P(ZfsDriver, ADatasetAtItsQuotaSaysSo) {
     EXPECT_EQ(get(view(last, {base}) + "/big").size(), 3U << 20U);
 }
 
-TEST_P(ZfsDriver, TheHiddenDatasetAtItsQuotaNamesIt) {
-    const LayerId base = import({}, Archive().file("f", noise(200'000)));
-    zfs({"set", fmt::format("quota={}", zfs_.get(parent())->used), parent()});
-    const auto refused = driver_->create(next(), std::vector{base}, {});
-    ASSERT_FALSE(refused);
-    EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted);
-    for (const std::string &part : {parent(), std::string("pool "), std::string("left")})
-        EXPECT_THAT(refused.error().text(), HasSubstr(part));
-    zfs({"set", "quota=none", parent()});
-    ASSERT_DONE(driver_->remove(LayerId{2}));
-    ASSERT_DONE(driver_->create(LayerId{2}, std::vector{base}, {}));
+TEST_P(ZfsDriver, AFullPoolIsNamedAndLayersCanStillGo) {
+    // The driver's directory lies elsewhere, so that ZFS is what has no room.
+    const test::World elsewhere;
+    auto options = test::options_of(GetParam(), elsewhere / "zfs");
+    options["dataset"] = home();
+    auto opened = (*drivers::find_driver("zfs"))->open(elsewhere / "zfs", options);
+    ASSERT_DONE(opened);
+    driver_ = std::move(*opened);
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId victim = next();
+    ASSERT_DONE(driver_->create(victim, std::vector{base}, {}));
+    const std::string pool(sys::zfs_pool_of(home()));
+    zfs({"create", "-o", fmt::format("reservation={}", zfs_.get(pool)->available), pool + "/full"});
+    for (int i = 0; i < 3; ++i) {
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted) << refused.error().text();
+        for (const std::string &part : {home() + "/shale-", "pool " + pool, std::string("left")})
+            EXPECT_THAT(refused.error().text(), HasSubstr(part));
+    }
+    ASSERT_DONE(driver_->remove(victim));
+    EXPECT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+    zfs({"destroy", pool + "/full"});
+    ASSERT_DONE(driver_->remove(LayerId{3}));
+    ASSERT_DONE(driver_->create(LayerId{3}, std::vector{base}, {}));
+    EXPECT_EQ(get(view(LayerId{3}, {base}) + "/f"), "x");
+    drop_views();
+    driver_.reset();
 }
 
 TEST_P(ZfsDriver, LimitsOfTheTree) {
