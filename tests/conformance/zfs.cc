@@ -200,7 +200,6 @@ TEST_P(ZfsDriver, FiguresOfAllLayersAreOneCommand) {
     const LayerId base = import({}, Archive().file("f", "x"));
     for (int i = 0; i < 20; ++i)
         ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
-    if (GetParam() == "zfs_command") GTEST_SKIP() << "the library's part runs commands";
     Count count;
     sys::set_hook(&count);
     for (int pass = 0; pass < 2; ++pass)
@@ -210,7 +209,8 @@ TEST_P(ZfsDriver, FiguresOfAllLayersAreOneCommand) {
     EXPECT_EQ(driver_->list()->size(), 21U);
     sys::set_hook(nullptr);
     EXPECT_EQ(count.execs, execs) << "a list needs none";
-    EXPECT_LE(execs, 4) << "of 20 figures; the table is read again after a second";
+    // Without the library each look for a snapshot is a command as well.
+    EXPECT_LE(execs, GetParam() == "zfs" ? 4 : 100) << "of 20 figures; the table is read again after a second";
 }
 
 TEST_P(ZfsDriver, ADatasetAtItsQuotaSaysSo) {
