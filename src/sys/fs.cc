@@ -84,7 +84,16 @@ Result<UniqueFd> open_at2(int dir, const char *name, int flags, uint64_t resolve
     how.flags = static_cast<uint64_t>(flags) | O_CLOEXEC;
     how.mode = (flags & (O_CREAT | __O_TMPFILE)) != 0 ? mode : 0;
     how.resolve = resolve;
-    long fd = invoke(Op::openat2, dir, name, [&] { return ::syscall(SYS_openat2, dir, name, &how, sizeof how); });
+    const long fd = invoke(Op::openat2, dir, name, [&] {
+        // openat2(2), EAGAIN: a rename or a mount anywhere on the host came between the steps of a path with "..".
+        constexpr int attempts = 1000;
+        long got = -1;
+        for (int i = 0; i < attempts && got < 0; ++i) {
+            got = ::syscall(SYS_openat2, dir, name, &how, sizeof how);
+            if (got < 0 && errno != EAGAIN) break;
+        }
+        return got;
+    });
     if (fd < 0) return failed("open", dir, name);
     return UniqueFd(static_cast<int>(fd));
 }
