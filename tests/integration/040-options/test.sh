@@ -14,7 +14,6 @@ refuse override_kernel_check obsolete -- with --storage-opt overlay2.override_ke
 refuse overlay2.made_up -- with --storage-opt overlay2.made_up=1 info
 refuse size -- with --driver overlay2 --storage-opt overlay2.size info
 refuse aufs -- with --driver aufs info
-refuse devicemapper -- with --driver devicemapper info
 refuse nosuchdriver -- with --driver nosuchdriver info
 refuse nosuchverb -- with nosuchverb
 refuse --nosuchflag -- with info --nosuchflag
