@@ -60,6 +60,7 @@ using Parents = std::span<const LayerId>;
 struct Staging {
     std::unique_ptr<archive::Tree> tree; ///< empty: for the upper-form tree
     archive::WhiteoutForm whiteouts = archive::WhiteoutForm::overlay_trusted;
+    std::shared_ptr<void> keep = nullptr; ///< lives as long as the tree is in use
 };
 
 /// Quota per container, where the file system counts.

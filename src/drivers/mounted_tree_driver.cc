@@ -113,12 +113,18 @@ Result<UniqueFd> MountedTreeDriver::mount_volume(VolumeId volume, Access access)
     return mounted;
 }
 
-Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) {
+Result<Driver::View> MountedTreeDriver::open_volume(VolumeId volume, Access access) {
     for (int attempt = 0;; ++attempt) {
-        const auto root = mount_volume(volume, access);
+        auto root = mount_volume(volume, access);
         if (root) {
             TRY(prove(volume, root->get()));
-            return sys::open_dir(root->get(), ".");
+            View out;
+            out.root = TRY(sys::open_dir(root->get(), "."));
+            // What is open in a mount outlives its descriptor, but such a mount is in no name space, and the kernel
+            // then answers every openat2 of a scoped path with ".." with EAGAIN (fs/namespace.c, mntput_no_expire,
+            // moves the sequence that fs/namei.c, handle_dots, looks at).
+            out.keep = std::make_shared<UniqueFd>(std::move(*root));
+            return out;
         }
         // Its device went with its last user, just now: another process's, another thread's.
         const int error = root.error().sys_errno();
@@ -127,12 +133,12 @@ Result<UniqueFd> MountedTreeDriver::open_volume(VolumeId volume, Access access) 
     }
 }
 
-Result<UniqueFd> MountedTreeDriver::make_tree(LayerId id, Parents /*parents*/) {
+Result<Driver::View> MountedTreeDriver::make_tree(LayerId id, Parents /*parents*/) {
     return in_context(open_volume(TRY(volume_of(id)), Access::read_write),
                       [&] { return fmt::format("layer {}", id.value); });
 }
 
-Result<UniqueFd> MountedTreeDriver::open_tree(LayerId id) {
+Result<Driver::View> MountedTreeDriver::open_tree(LayerId id) {
     return in_context(open_volume(TRY(volume_of(id)), Access::read_only),
                       [&] { return fmt::format("layer {}", id.value); });
 }
@@ -141,19 +147,22 @@ Result<std::string> MountedTreeDriver::stage_name(LayerId id) const {
     return sys::read_file(root_.fd(), stage_mark(id).c_str(), 64);
 }
 
-Result<UniqueFd> MountedTreeDriver::make_stage(LayerId id) {
+Result<Driver::View> MountedTreeDriver::make_stage(LayerId id) {
     const std::string name = TRY(random_name());
     TRY(sys::write_file_durably(root_.fd(), stage_mark(id).c_str(), name));
-    const UniqueFd tree = TRY(open_volume(TRY(volume_of(id)), Access::read_write));
-    TRY(sys::make_dir(tree.get(), name.c_str(), 0755));
-    TRY(sys::chmod_at(tree.get(), name.c_str(), 0755)); // whatever the umask
-    return sys::open_dir(tree.get(), name.c_str());
+    View stage = TRY(open_volume(TRY(volume_of(id)), Access::read_write));
+    TRY(sys::make_dir(stage.root.get(), name.c_str(), 0755));
+    TRY(sys::chmod_at(stage.root.get(), name.c_str(), 0755)); // whatever the umask
+    stage.root = TRY(sys::open_dir(stage.root.get(), name.c_str()));
+    return stage;
 }
 
-Result<UniqueFd> MountedTreeDriver::open_stage(LayerId id, int tree) {
+Result<Driver::View> MountedTreeDriver::open_stage(LayerId id, int tree) {
     const std::string name = TRY(stage_name(id));
-    if (tree >= 0) return sys::open_dir(tree, name.c_str());
-    return sys::open_dir(TRY(open_tree(id)).get(), name.c_str());
+    if (tree >= 0) return View{TRY(sys::open_dir(tree, name.c_str())), nullptr};
+    View stage = TRY(open_tree(id));
+    stage.root = TRY(sys::open_dir(stage.root.get(), name.c_str()));
+    return stage;
 }
 
 Status MountedTreeDriver::remove_stage(LayerId id, int tree) {
@@ -171,7 +180,7 @@ Status MountedTreeDriver::sync(std::span<const LayerId> ids) {
     volumes.reserve(ids.size());
     for (const LayerId id : ids) {
         volumes.push_back(TRY(volume_of(id)));
-        TRY(sys::syncfs_fd(TRY(open_tree(id)).get()));
+        TRY(sys::syncfs_fd(TRY(open_tree(id)).root.get()));
     }
     TRY(sync_volumes(volumes));
     return TreeDriver::sync(ids);

@@ -54,8 +54,8 @@ protected:
     /// Deletes the volume. Missing = done. Unavailable: in use, or others depend on it; it stays in the trash for the
     /// next reaper.
     virtual Status destroy_volume(VolumeId volume) = 0;
-    /// A detached mount of the volume; lives as long as what is open in it.
-    Result<UniqueFd> open_volume(VolumeId volume, Access access);
+    /// A detached mount of the volume.
+    Result<View> open_volume(VolumeId volume, Access access);
     /// The volume of a layer. NotFound: the layer has none.
     Result<VolumeId> volume_of(LayerId id) const;
     /// Those whose layers lie in the trash.
@@ -66,10 +66,10 @@ protected:
 private:
     Status make_layer(LayerId id, Parents parents) final;
     Status make_immutable(LayerId id) final;
-    Result<UniqueFd> make_tree(LayerId id, Parents parents) final;
-    Result<UniqueFd> open_tree(LayerId id) final;
-    Result<UniqueFd> make_stage(LayerId id) final;
-    Result<UniqueFd> open_stage(LayerId id, int tree) final;
+    Result<View> make_tree(LayerId id, Parents parents) final;
+    Result<View> open_tree(LayerId id) final;
+    Result<View> make_stage(LayerId id) final;
+    Result<View> open_stage(LayerId id, int tree) final;
     Status remove_stage(LayerId id, int tree) final;
     Result<std::string> stage_name(LayerId id) const;
     Result<UniqueFd> mount_volume(VolumeId volume, Access access);

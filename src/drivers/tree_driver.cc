@@ -55,20 +55,22 @@ Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
     TRY(remove(id));
     TRY(make_layer(id, parents));
     TRY(count(id));
-    return Staging{std::make_unique<archive::DirectoryTree>(TRY(make_stage(id))), archive::WhiteoutForm::oci_names};
+    View stage = TRY(make_stage(id));
+    return Staging{std::make_unique<archive::DirectoryTree>(std::move(stage.root)), archive::WhiteoutForm::oci_names,
+                   std::move(stage.keep)};
 }
 
-Result<UniqueFd> TreeDriver::open_tree(LayerId id) {
-    return root_.open_part(id, "fs");
+Result<Driver::View> TreeDriver::open_tree(LayerId id) {
+    return View{TRY(root_.open_part(id, "fs")), nullptr};
 }
 
-Result<UniqueFd> TreeDriver::make_stage(LayerId id) {
+Result<Driver::View> TreeDriver::make_stage(LayerId id) {
     TRY(root_.make((to_string(id) + "/stage").c_str(), 0755));
-    return root_.open_part(id, "stage");
+    return open_stage(id, -1);
 }
 
-Result<UniqueFd> TreeDriver::open_stage(LayerId id, int /*tree*/) {
-    return root_.open_part(id, "stage");
+Result<Driver::View> TreeDriver::open_stage(LayerId id, int /*tree*/) {
+    return View{TRY(root_.open_part(id, "stage")), nullptr};
 }
 
 Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
@@ -76,10 +78,16 @@ Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
 }
 
 Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
-    staged.tree.reset(); // its descriptor may stand in the way of what make_tree() mounts
-    const UniqueFd fs = TRY(make_tree(id, parents));
+    staged = {}; // its mount may stand in the way of what make_tree() mounts
+    TRY(merge(id, parents, report));
+    return make_immutable(id); // now that nothing of it is open
+}
+
+Status TreeDriver::merge(LayerId id, Parents parents, const archive::ExtractReport &report) {
+    const View tree = TRY(make_tree(id, parents));
+    const UniqueFd &fs = tree.root;
     // Again, in the tree's own mount: names do not move from one mount to another.
-    archive::DirectoryTree stage_tree(TRY(open_stage(id, fs.get())));
+    archive::DirectoryTree stage_tree(TRY(open_stage(id, fs.get())).root);
     const int stage = stage_tree.root();
     // Before the merge: it replaces files of the parents that the layer's links mean.
     const LockedModes staged_modes = TRY(open_up(stage));
@@ -97,8 +105,7 @@ Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const arch
     TRY(copy_metadata(root_like.get(), fs.get()));
     TRY(remove_stage(id, fs.get()));
     TRY(lock_again(fs.get(), modes));
-    TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
-    return make_immutable(id);
+    return sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim);
 }
 
 Status TreeDriver::create(LayerId id, Parents parents, const Quota &quota) {
@@ -123,35 +130,35 @@ Result<Usage> TreeDriver::usage(LayerId id, Parents /*parents*/) {
     if (const auto known = TRY(counted(id))) return *known;
     auto fs = open_tree(id);
     if (!fs && fs.error().code() == Errc::NotFound) fs = open_stage(id, -1);
-    return walk_usage(TRY(std::move(fs)).get());
+    return walk_usage(TRY(std::move(fs)).root.get());
 }
 
 Result<Driver::DiffReport> TreeDriver::diff(LayerId id, Parents parents, const archive::Sink &sink) {
     DiffReport out;
-    const UniqueFd fs = TRY(open_tree(id));
+    const View fs = TRY(open_tree(id));
     if (parents.empty()) {
         out.native = true;
-        out.pack = TRY(archive::pack_tree(fs.get(), {}, sink));
+        out.pack = TRY(archive::pack_tree(fs.root.get(), {}, sink));
         return out;
     }
     out.walk_reason = fmt::format("{} keeps complete trees: both are compared", name());
-    const UniqueFd lower = TRY(open_tree(parents.front()));
+    const View lower = TRY(open_tree(parents.front()));
     archive::PackOptions options;
     options.snapshot = trees_are_snapshots();
-    out.pack = TRY(archive::pack_diff(lower.get(), fs.get(), options, sink));
+    out.pack = TRY(archive::pack_diff(lower.root.get(), fs.root.get(), options, sink));
     return out;
 }
 
 Status TreeDriver::changes(LayerId id, Parents parents, const archive::ChangeSink &sink) {
-    const UniqueFd fs = TRY(open_tree(id));
+    const View fs = TRY(open_tree(id));
     // A complete tree is an upper over nothing; in this form a file named ".wh.x" is just a file.
-    if (parents.empty()) return archive::upper_changes(fs.get(), archive::WhiteoutForm::overlay_trusted, -1, sink);
-    const UniqueFd lower = TRY(open_tree(parents.front()));
-    return archive::tree_changes(lower.get(), fs.get(), sink, trees_are_snapshots());
+    if (parents.empty()) return archive::upper_changes(fs.root.get(), archive::WhiteoutForm::overlay_trusted, -1, sink);
+    const View lower = TRY(open_tree(parents.front()));
+    return archive::tree_changes(lower.root.get(), fs.root.get(), sink, trees_are_snapshots());
 }
 
 Result<Driver::View> TreeDriver::open_view(LayerId id, Parents /*parents*/) {
-    return View{TRY(open_tree(id)), nullptr};
+    return open_tree(id);
 }
 
 Result<std::vector<std::string>> TreeDriver::check(LayerId id, Parents /*parents*/) {

@@ -29,18 +29,22 @@ protected:
     /// ROOT/<id>, new.
     virtual Status make_layer(LayerId id, Parents parents) = 0;
     /// The layer's own tree, writable: the nearest parent's content, or empty (0755) without parents.
-    virtual Result<UniqueFd> make_tree(LayerId id, Parents parents) = 0;
+    virtual Result<View> make_tree(LayerId id, Parents parents) = 0;
     /// The tree, for reading. NotFound: there is none (yet).
-    virtual Result<UniqueFd> open_tree(LayerId id);
+    virtual Result<View> open_tree(LayerId id);
     /// Where an import's entries go, on the tree's own file system: ROOT/<id>/stage. Opened again for the merge; `tree`
     /// is the one that it was merged into.
-    virtual Result<UniqueFd> make_stage(LayerId id);
-    virtual Result<UniqueFd> open_stage(LayerId id, int tree);
+    virtual Result<View> make_stage(LayerId id);
+    virtual Result<View> open_stage(LayerId id, int tree);
     virtual Status remove_stage(LayerId id, int tree);
     /// The layer will not change any more.
     virtual Status make_immutable(LayerId /*id*/) { return {}; }
     /// A tree begins as the same inodes as its parent's (see archive::PackOptions::snapshot).
     [[nodiscard]] virtual bool trees_are_snapshots() const noexcept { return false; }
+
+private:
+    /// The staged entries over a new tree of the layer's own.
+    Status merge(LayerId id, Parents parents, const archive::ExtractReport &report);
 };
 
 } // namespace shale::drivers

@@ -73,7 +73,7 @@ TEST(Zfs, ElsewhereIsSaidInWords) {
     ASSERT_FALSE(dataset);
     EXPECT_EQ(dataset.error().code(), Errc::FailedPrecondition);
     EXPECT_THAT(dataset.error().text(), HasSubstr("not on ZFS"));
-    if (stat_if_exists(AT_FDCWD, "/sys/module/zfs")->has_value()) GTEST_SKIP() << "this kernel has ZFS";
+    if (stat_if_exists(AT_FDCWD, "/sys/module/zfs")->has_value()) GTEST_SKIP() << "for hosts without ZFS";
     const auto opened = Zfs::open();
     ASSERT_FALSE(opened);
     EXPECT_THAT(opened.error().text(), testing::StartsWith("this kernel has no ZFS"));

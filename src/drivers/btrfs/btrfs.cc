@@ -118,9 +118,9 @@ Status Btrfs::make_layer(LayerId id, Parents parents) {
     return sys::snapshot(parent->get(), root_.fd(), name.c_str());
 }
 
-Result<UniqueFd> Btrfs::make_tree(LayerId id, Parents parents) {
+Result<Driver::View> Btrfs::make_tree(LayerId id, Parents parents) {
     if (parents.empty()) TRY(root_.make((to_string(id) + "/fs").c_str(), 0755));
-    return root_.open_part(id, "fs");
+    return View{TRY(root_.open_part(id, "fs")), nullptr};
 }
 
 Status Btrfs::make_immutable(LayerId id) {

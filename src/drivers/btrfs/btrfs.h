@@ -47,7 +47,7 @@ public:
 
 private:
     Status make_layer(LayerId id, Parents parents) override;
-    Result<UniqueFd> make_tree(LayerId id, Parents parents) override;
+    Result<View> make_tree(LayerId id, Parents parents) override;
     Status make_immutable(LayerId id) override;
     [[nodiscard]] bool trees_are_snapshots() const noexcept override { return true; }
     Result<bool> destroy(int trash, const char *name) const;

@@ -93,8 +93,8 @@ Result<uint64_t> Devicemapper::reap(const std::atomic<bool> *cancel) {
 }
 
 Result<Usage> Devicemapper::in_use(VolumeId volume) {
-    const UniqueFd root = TRY(open_volume(volume, Access::read_only));
-    const struct statfs info = TRY(sys::statfs_fd(root.get()));
+    const View view = TRY(open_volume(volume, Access::read_only));
+    const struct statfs info = TRY(sys::statfs_fd(view.root.get()));
     return Usage{static_cast<uint64_t>(info.f_blocks - info.f_bfree) * static_cast<uint64_t>(info.f_bsize),
                  static_cast<uint64_t>(info.f_files - info.f_ffree), true};
 }
@@ -127,8 +127,8 @@ Status Devicemapper::set_limit(LayerId id, const Quota &limit) {
     TRY(check_limit(id, limit, now));
     if (limit.bytes == now) return {};
     TRY(pool_->enlarge(volume, limit.bytes));
-    const UniqueFd root = TRY(open_volume(volume, Access::read_write));
-    return in_context(sys::grow_file_system(root.get(), limit.bytes),
+    const View view = TRY(open_volume(volume, Access::read_write));
+    return in_context(sys::grow_file_system(view.root.get(), limit.bytes),
                       [&] { return fmt::format("layer {}", id.value); });
 }
 

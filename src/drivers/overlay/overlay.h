@@ -36,7 +36,7 @@ public:
 
 private:
     Status make_layer(LayerId id, Parents parents) override;
-    Result<UniqueFd> make_tree(LayerId id, Parents parents) override;
+    Result<View> make_tree(LayerId id, Parents parents) override;
     /// True: a container's layer ({upper, work}), not a tree.
     [[nodiscard]] Result<bool> is_container(LayerId id) const;
     [[nodiscard]] std::string part(LayerId id, const char *name) const;

@@ -35,15 +35,15 @@ Status Vfs::make_layer(LayerId id, Parents /*parents*/) {
     return root_.make(to_string(id).c_str(), 0700);
 }
 
-Result<UniqueFd> Vfs::make_tree(LayerId id, Parents parents) {
+Result<Driver::View> Vfs::make_tree(LayerId id, Parents parents) {
     TRY(root_.make((to_string(id) + "/fs").c_str(), 0755));
     UniqueFd fs = TRY(root_.open_part(id, "fs"));
-    if (parents.empty()) return fs;
+    if (parents.empty()) return View{std::move(fs), nullptr};
     const UniqueFd parent = TRY(root_.open_part(parents.front(), "fs"));
     (void)TRY(in_context(archive::copy_tree(parent.get(), fs.get()),
                          [&] { return fmt::format("layer {}: copy of parent {}", id.value, parents.front().value); }));
     TRY(copy_metadata(parent.get(), fs.get()));
-    return fs;
+    return View{std::move(fs), nullptr};
 }
 
 Result<ProbeReport> Vfs::probe() {

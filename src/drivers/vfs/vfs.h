@@ -21,7 +21,7 @@ public:
 
 private:
     Status make_layer(LayerId id, Parents parents) override;
-    Result<UniqueFd> make_tree(LayerId id, Parents parents) override;
+    Result<View> make_tree(LayerId id, Parents parents) override;
 };
 
 } // namespace shale::drivers::vfs

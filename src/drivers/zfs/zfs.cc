@@ -230,8 +230,8 @@ void Zfs::forget_rows() {
 }
 
 Result<uint64_t> Zfs::files_in(VolumeId volume) {
-    const UniqueFd root = TRY(open_volume(volume, Access::read_only));
-    const auto status = TRY(sys::statfs_fd(root.get()));
+    const View view = TRY(open_volume(volume, Access::read_only));
+    const auto status = TRY(sys::statfs_fd(view.root.get()));
     return static_cast<uint64_t>(status.f_files - status.f_ffree);
 }
 
