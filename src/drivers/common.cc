@@ -490,23 +490,23 @@ bool in_user_namespace() {
            count != 4'294'967'295U;
 }
 
-Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionRule> rules,
+Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionInfo> known,
                                     const DriverOptions &given) {
     DriverOptions out;
-    for (const auto &rule : rules)
-        out.emplace(rule.key, rule.default_value);
+    for (const auto &option : known)
+        out.emplace(option.key, option.default_value);
     for (const auto &[key, value] : given) {
-        const auto rule = std::ranges::find(rules, key, &OptionRule::key);
-        if (rule == rules.end()) {
+        const auto option = std::ranges::find(known, key, &OptionInfo::key);
+        if (option == known.end()) {
             std::string names;
-            for (const auto &known : rules)
-                names.append(names.empty() ? "" : ", ").append(known.key);
+            for (const auto &one : known)
+                names.append(names.empty() ? "" : ", ").append(one.key);
             return fail(Errc::InvalidArgument, fmt::format("driver {} has no option \"{}\"; it has: {}", driver, key,
                                                            names.empty() ? "none" : names));
         }
-        if (!rule->choices.empty() && !fmt::format("|{}|", rule->choices).contains(fmt::format("|{}|", value)))
+        if (!option->choices.empty() && !fmt::format("|{}|", option->choices).contains(fmt::format("|{}|", value)))
             return fail(Errc::InvalidArgument,
-                        fmt::format("driver {}: option {}={} is none of {}", driver, key, value, rule->choices));
+                        fmt::format("driver {}: option {}={} is none of {}", driver, key, value, option->choices));
         out[key] = value;
     }
     return out;

@@ -139,12 +139,9 @@ Result<bool> has_d_type(int dir);
 std::string escape_overlay(std::string_view path);
 /// In a user name space other than the first.
 bool in_user_namespace();
-/// `options` with defaults filled in; an unknown key or a value not in `choices` ("off|on") is InvalidArgument.
-struct OptionRule {
-    std::string_view key, default_value;
-    std::string_view choices; ///< '|' between; empty: checked by the driver
-};
-Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionRule> rules,
+/// `given` with the defaults of `known` filled in; an unknown key, or a value that is not among an option's choices, is
+/// InvalidArgument.
+Result<DriverOptions> check_options(std::string_view driver, std::span<const OptionInfo> known,
                                     const DriverOptions &given);
 
 } // namespace shale::drivers

@@ -43,6 +43,9 @@ struct ProbeReport {
     bool usable = false;
     std::string reason; ///< when not usable: what is missing and what to do
     std::vector<Fact> facts;
+    void add(std::string name, std::string value, std::string why = {}) {
+        facts.push_back({std::move(name), std::move(value), std::move(why)});
+    }
 };
 
 struct Usage {
@@ -158,6 +161,7 @@ using DriverOptions = std::map<std::string, std::string, std::less<>>;
 
 struct OptionInfo {
     std::string_view key, default_value, help;
+    std::string_view choices{}; ///< '|' between; empty: the driver checks the value
 };
 /// What a layer costs on disk beside its own changes, for estimates.
 struct Footprint {

@@ -17,12 +17,11 @@ namespace {
 constexpr std::array options{
     OptionInfo{"quota", "auto",
                "auto, simple, full: count and limit containers. auto uses what the file system has on; simple (Linux "
-               "6.7) and full (qgroups, slower with many snapshots) turn it on for the whole file system"},
+               "6.7) and full (qgroups, slower with many snapshots) turn it on for the whole file system",
+               "auto|simple|full"},
     OptionInfo{"size", "", "default limit of bytes that a container may write (10G); needs quota"},
     OptionInfo{"inodes", "", "btrfs limits bytes only: refused"},
 };
-constexpr std::array rules{OptionRule{"quota", "auto", "auto|simple|full"}, OptionRule{"size", "", ""},
-                           OptionRule{"inodes", "", ""}};
 
 constexpr const char *no_inodes = "btrfs counts bytes, it cannot limit inodes";
 
@@ -48,7 +47,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("btrfs", rules, given));
+    const DriverOptions all = TRY(check_options("btrfs", options, given));
     const Quota quota = TRY(default_quota("btrfs", all));
     if (quota.inodes != 0)
         return fail(Errc::InvalidArgument, fmt::format("driver btrfs: option inodes: {}", no_inodes));
@@ -162,19 +161,16 @@ Result<uint64_t> Btrfs::reap(const std::atomic<bool> *cancel) {
 
 Result<ProbeReport> Btrfs::probe() {
     ProbeReport out;
-    auto fact = [&](std::string name, std::string value, std::string reason = {}) {
-        out.facts.push_back({std::move(name), std::move(value), std::move(reason)});
-    };
     const auto scratch = root_.scratch();
     if (!scratch) {
         out.reason = scratch.error().text();
         return out;
     }
     const int dir = scratch->dir.get();
-    fact("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
-    fact("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
+    out.add("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
+    out.add("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
     const auto made = sys::make_subvolume(dir, "parent");
-    fact("subvolumes", made ? "yes" : "no", made ? "" : made.error().text());
+    out.add("subvolumes", made ? "yes" : "no", made ? "" : made.error().text());
     if (!made) {
         out.reason = made.error().text();
         return out;
@@ -182,23 +178,23 @@ Result<ProbeReport> Btrfs::probe() {
     const UniqueFd parent = TRY(sys::open_dir(dir, "parent"));
     const auto filled = make_written_files(parent.get());
     const auto taken = sys::snapshot(parent.get(), dir, "child");
-    fact("snapshots", taken ? "yes" : "no", taken ? "" : taken.error().text());
+    out.add("snapshots", taken ? "yes" : "no", taken ? "" : taken.error().text());
     out.facts.push_back(concurrent_writes(filled && taken ? sys::open_dir(dir, "child")
                                                           : std::unexpected(filled ? taken.error() : filled.error()),
                                           "first write into a file of 256 KiB that a snapshot shares"));
     const auto frozen = sys::set_read_only(parent.get(), true);
-    fact("read-only layers", frozen ? "yes" : "no", frozen ? "" : frozen.error().text());
+    out.add("read-only layers", frozen ? "yes" : "no", frozen ? "" : frozen.error().text());
     if (taken) {
         const auto gone = sys::delete_subvolume(dir, "child");
-        fact("subvolume delete", gone ? "yes" : "no",
-             gone ? ""
-                  : gone.error().text() +
-                        "; without it layers are unlinked file by file (mount option user_subvol_rm_allowed)");
+        out.add("subvolume delete", gone ? "yes" : "no",
+                gone ? ""
+                     : gone.error().text() +
+                           "; without it layers are unlinked file by file (mount option user_subvol_rm_allowed)");
     }
     if (frozen) TRY(sys::set_read_only(parent.get(), false));
     (void)sys::delete_subvolume(dir, "parent"); // else the scratch directory's own removal unlinks it
     out.facts.push_back(quota_fact());
-    fact("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
+    out.add("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
     out.usable = taken.has_value() && frozen.has_value();
     if (!out.usable) out.reason = taken ? frozen.error().text() : taken.error().text();
     return out;

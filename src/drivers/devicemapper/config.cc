@@ -17,7 +17,8 @@ namespace {
 constexpr std::array options{
     OptionInfo{"pool", "loop",
                "loop, device, vg: where the thin pool lies: sparse files of the store (to try it out), a whole block "
-               "device, or two logical volumes made in a volume group"},
+               "device, or two logical volumes made in a volume group",
+               "loop|device|vg"},
     OptionInfo{"device", "", "pool=device: the block device, e.g. /dev/sdb; it must be empty or this store's"},
     OptionInfo{"vg", "", "pool=vg: name of the LVM2 volume group"},
     OptionInfo{"data_size", "", "space for data (loop: 100G, sparse; else all there is); may be raised later"},
@@ -26,26 +27,13 @@ constexpr std::array options{
     OptionInfo{"base_size", "10G", "size of the file system that every layer starts from; fixed"},
     OptionInfo{"size", "", "default size of a container's file system, at least base_size"},
     OptionInfo{"inodes", "", "a file system in a volume has a size only: refused"},
-    OptionInfo{"fs", "ext4", "ext4, xfs: file system of the layers; fixed"},
+    OptionInfo{"fs", "ext4", "ext4, xfs: file system of the layers; fixed", "ext4|xfs"},
     OptionInfo{"mkfs", "", "further arguments of mkfs, separated by blanks"},
     OptionInfo{"data_max", "95", "percent of the data space in use above which nothing new is made"},
     OptionInfo{"metadata_max", "95", "percent of the metadata in use above which nothing new is made"},
-    OptionInfo{"discard", "auto", "auto, on, off: give a removed layer's space back to below the pool (auto: loop)"},
+    OptionInfo{"discard", "auto", "auto, on, off: give a removed layer's space back to below the pool (auto: loop)",
+               "auto|on|off"},
 };
-constexpr std::array rules{OptionRule{"pool", "loop", "loop|device|vg"},
-                           OptionRule{"device", "", ""},
-                           OptionRule{"vg", "", ""},
-                           OptionRule{"data_size", "", ""},
-                           OptionRule{"metadata_size", "", ""},
-                           OptionRule{"block_size", "64K", ""},
-                           OptionRule{"base_size", "10G", ""},
-                           OptionRule{"size", "", ""},
-                           OptionRule{"inodes", "", ""},
-                           OptionRule{"fs", "ext4", "ext4|xfs"},
-                           OptionRule{"mkfs", "", ""},
-                           OptionRule{"data_max", "95", ""},
-                           OptionRule{"metadata_max", "95", ""},
-                           OptionRule{"discard", "auto", "auto|on|off"}};
 
 constexpr uint64_t kib = 1024, mib = 1024 * kib, gib = 1024 * mib;
 
@@ -131,7 +119,7 @@ uint64_t metadata_size_for(uint64_t data_bytes, uint64_t block_bytes, uint64_t s
 }
 
 Result<Config> read_config(const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("devicemapper", rules, given));
+    const DriverOptions all = TRY(check_options("devicemapper", options, given));
     Config out;
     TRY(read_backing(all, out));
     out.data_bytes = TRY(bytes_of(all, "data_size"));

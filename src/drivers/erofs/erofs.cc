@@ -20,17 +20,12 @@ constexpr const char *image_name = "image.erofs", *temporary_name = "image.erofs
 
 constexpr std::array options{
     OptionInfo{"backing", "auto",
-               "auto, file, loop: images are mounted straight from their files (Linux 6.12) or over loop devices"},
+               "auto, file, loop: images are mounted straight from their files (Linux 6.12) or over loop devices",
+               "auto|file|loop"},
     OptionInfo{"volatile", "no",
-               "no, yes: containers' writes are never synced; lost or torn after a crash (Linux 5.10)"},
+               "no, yes: containers' writes are never synced; lost or torn after a crash (Linux 5.10)", "no|yes"},
     OptionInfo{"size", "", "default limit of bytes per container (10G); needs project quota"},
     OptionInfo{"inodes", "", "default limit of inodes per container; needs project quota"},
-};
-constexpr std::array rules{
-    OptionRule{"backing", "auto", "auto|file|loop"},
-    OptionRule{"volatile", "no", "no|yes"},
-    OptionRule{"size", "", ""},
-    OptionRule{"inodes", "", ""},
 };
 
 /// The parents, image by image, as far as they are asked for.
@@ -68,7 +63,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<Config> Config::from(const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("erofs", rules, given));
+    const DriverOptions all = TRY(check_options("erofs", options, given));
     Config out;
     const std::string &backing = all.find("backing")->second;
     if (backing == "file") out.backing = Backing::file;

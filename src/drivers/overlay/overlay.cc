@@ -18,7 +18,6 @@ constexpr std::array options{
     OptionInfo{"size", "", "default limit of bytes per container (10G); needs project quota"},
     OptionInfo{"inodes", "", "default limit of inodes per container; needs project quota"},
 };
-constexpr std::array rules{OptionRule{"size", "", ""}, OptionRule{"inodes", "", ""}};
 
 sys::MountSpec merged(const std::string &lower, const std::string &upper, const std::string &work, bool user) {
     sys::MountSpec spec{"overlay", "overlay", {"lowerdir=" + escape_overlay(lower)}};
@@ -42,7 +41,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("overlay", rules, given));
+    const DriverOptions all = TRY(check_options("overlay", options, given));
     return std::make_unique<Overlay>(TRY(LayerRoot::open(root)), TRY(default_quota("overlay", all)));
 }
 
@@ -179,37 +178,35 @@ Result<std::vector<std::string>> Overlay::check(LayerId id, Parents parents) {
 
 Result<ProbeReport> Overlay::probe() {
     ProbeReport out;
-    auto fact = [&](std::string name, std::string value, std::string reason = {}) {
-        out.facts.push_back({std::move(name), std::move(value), std::move(reason)});
-    };
     const auto scratch = root_.scratch();
     if (!scratch) {
         out.reason = scratch.error().text();
         return out;
     }
     const int dir = scratch->dir.get();
-    fact("deprecated", "yes", "every layer takes an inode for each directory; overlay2 does without");
-    fact("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
+    out.add("deprecated", "yes", "every layer takes an inode for each directory; overlay2 does without");
+    out.add("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
     const bool typed = TRY(has_d_type(dir));
-    fact("d_type", typed ? "yes" : "no",
-         typed ? "" : "directory entries come without a type: overlay would show wrong directories");
+    out.add("d_type", typed ? "yes" : "no",
+            typed ? "" : "directory entries come without a type: overlay would show wrong directories");
     for (const char *name : {"lower", "upper", "work"})
         TRY(sys::make_dir(dir, name, 0755));
     const UniqueFd lower = TRY(sys::open_dir(dir, "lower"));
     const auto filled = make_written_files(lower.get());
     const auto linked = sys::make_link(lower.get(), "w0", dir, "w0");
-    fact("hard links", linked ? "yes" : "no", linked ? "" : linked.error().text());
+    out.add("hard links", linked ? "yes" : "no", linked ? "" : linked.error().text());
     const std::string base = sys::fd_path(dir);
     const auto mounted = sys::mount_detached(
         merged(base + "/lower", base + "/upper", base + "/work", form_ == archive::WhiteoutForm::overlay_user));
-    fact("overlay mount", mounted ? "yes" : "no", mounted ? "" : mounted.error().text());
+    out.add("overlay mount", mounted ? "yes" : "no", mounted ? "" : mounted.error().text());
     if (mounted && filled)
         out.facts.push_back(concurrent_writes(sys::open_dir(mounted->get(), "."),
                                               "first write into a lower file of 256 KiB, which copies it up"));
     else
-        fact("concurrent writes", "unknown", mounted ? filled.error().text() : mounted.error().text());
+        out.add("concurrent writes", "unknown", mounted ? filled.error().text() : mounted.error().text());
     out.facts.push_back(quota_fact());
-    fact("max depth", std::to_string(max_layers), "a bound of this driver's: each layer costs its directories again");
+    out.add("max depth", std::to_string(max_layers),
+            "a bound of this driver's: each layer costs its directories again");
     out.usable = mounted.has_value() && typed && linked.has_value();
     if (!out.usable)
         out.reason = !mounted ? mounted.error().text() : !linked ? linked.error().text() : "no d_type here";

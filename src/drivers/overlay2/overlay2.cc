@@ -18,27 +18,19 @@ constexpr std::array options{
     OptionInfo{
         "redirect_dir", "off",
         "off, on, follow, nofollow: renaming a directory of a lower layer. off: rename(2) gives EXDEV and diffs stay "
-        "native; on: it works, diffs of such layers walk both trees"},
+        "native; on: it works, diffs of such layers walk both trees",
+        "off|on|follow|nofollow"},
     OptionInfo{"metacopy", "off",
-               "off, on: chmod and chown copy only metadata up; diffs of such layers walk both trees"},
-    OptionInfo{"index", "off", "off, on: hard links of lower layers survive a copy-up"},
-    OptionInfo{"xino", "auto", "auto, on, off: inode numbers unique over layers on several file systems"},
+               "off, on: chmod and chown copy only metadata up; diffs of such layers walk both trees", "off|on"},
+    OptionInfo{"index", "off", "off, on: hard links of lower layers survive a copy-up", "off|on"},
+    OptionInfo{"xino", "auto", "auto, on, off: inode numbers unique over layers on several file systems",
+               "auto|on|off"},
     OptionInfo{"volatile", "no",
-               "no, yes: containers' writes are never synced; lost or torn after a crash (Linux 5.10)"},
-    OptionInfo{"userxattr", "auto", "auto, yes, no: marks in user.overlay.*; auto = yes inside a user name space"},
+               "no, yes: containers' writes are never synced; lost or torn after a crash (Linux 5.10)", "no|yes"},
+    OptionInfo{"userxattr", "auto", "auto, yes, no: marks in user.overlay.*; auto = yes inside a user name space",
+               "auto|yes|no"},
     OptionInfo{"size", "", "default limit of bytes per container (10G); needs project quota"},
     OptionInfo{"inodes", "", "default limit of inodes per container; needs project quota"},
-};
-
-constexpr std::array rules{
-    OptionRule{"redirect_dir", "off", "off|on|follow|nofollow"},
-    OptionRule{"metacopy", "off", "off|on"},
-    OptionRule{"index", "off", "off|on"},
-    OptionRule{"xino", "auto", "auto|on|off"},
-    OptionRule{"volatile", "no", "no|yes"},
-    OptionRule{"userxattr", "auto", "auto|yes|no"},
-    OptionRule{"size", "", ""},
-    OptionRule{"inodes", "", ""},
 };
 
 } // namespace
@@ -48,7 +40,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<Config> Config::from(const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("overlay2", rules, given));
+    const DriverOptions all = TRY(check_options("overlay2", options, given));
     auto text = [&](std::string_view key) -> const std::string & { return all.find(key)->second; };
     Config out;
     out.redirect_dir = text("redirect_dir");

@@ -195,11 +195,8 @@ private:
 
 Result<ProbeReport> Overlay2::probe() {
     ProbeReport out;
-    auto fact = [&](std::string name, std::string value, std::string reason = {}) {
-        out.facts.push_back({std::move(name), std::move(value), std::move(reason)});
-    };
     auto yes_no = [&](std::string name, const std::string &reason) {
-        fact(std::move(name), reason.empty() ? "yes" : "no", reason);
+        out.add(std::move(name), reason.empty() ? "yes" : "no", reason);
     };
     const auto scratch = root_.scratch();
     if (!scratch) {
@@ -208,14 +205,14 @@ Result<ProbeReport> Overlay2::probe() {
     }
     const int dir = scratch->dir.get();
     const std::string backing = sys::file_system_name(TRY(sys::statfs_fd(dir)));
-    fact("backing file system", backing, "statfs");
+    out.add("backing file system", backing, "statfs");
     const bool typed = TRY(has_d_type(dir));
-    fact("d_type", typed ? "yes" : "no",
-         typed ? "" : "directory entries come without a type: make ext4 with -O filetype, XFS with -n ftype=1");
+    out.add("d_type", typed ? "yes" : "no",
+            typed ? "" : "directory entries come without a type: make ext4 with -O filetype, XFS with -n ftype=1");
     const auto whiteout = sys::make_node(dir, "whiteout", S_IFCHR, 0);
     yes_no("whiteout device", whiteout ? "" : whiteout.error().text());
-    fact("whiteout form", config_.userxattr ? "user.overlay" : "trusted.overlay",
-         config_.userxattr ? "user name space or userxattr=yes" : "");
+    out.add("whiteout form", config_.userxattr ? "user.overlay" : "trusted.overlay",
+            config_.userxattr ? "user name space or userxattr=yes" : "");
 
     Prober prober(*scratch, config_);
     const auto mounted = prober.trial(config_.mount_options(true));
@@ -235,7 +232,7 @@ Result<ProbeReport> Overlay2::probe() {
         return out;
     }
     const auto [api, api_reason] = prober.mount_api();
-    fact("mount api", api, api_reason);
+    out.add("mount api", api, api_reason);
     yes_no("native diff", prober.native_diff());
     yes_no("redirect_dir", prober.redirect_dir());
     yes_no("metacopy", prober.metacopy());
@@ -250,8 +247,8 @@ Result<ProbeReport> Overlay2::probe() {
     out.facts.push_back(prober.writes());
     out.facts.push_back(quota_fact());
     const std::string depth = prober.depth(max_lowers);
-    fact("max depth", depth.empty() ? std::to_string(max_lowers) : "less than " + std::to_string(max_lowers),
-         depth.empty() ? "mounted with as many empty layers" : depth);
+    out.add("max depth", depth.empty() ? std::to_string(max_lowers) : "less than " + std::to_string(max_lowers),
+            depth.empty() ? "mounted with as many empty layers" : depth);
     return out;
 }
 

@@ -18,7 +18,6 @@ constexpr std::array options{
                "default limit of bytes per container (10G), copies of the parents included; needs project quota"},
     OptionInfo{"inodes", "", "default limit of inodes per container; needs project quota"},
 };
-constexpr std::array rules{OptionRule{"size", "", ""}, OptionRule{"inodes", "", ""}};
 
 } // namespace
 
@@ -27,7 +26,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("vfs", rules, given));
+    const DriverOptions all = TRY(check_options("vfs", options, given));
     return std::make_unique<Vfs>(TRY(LayerRoot::open(root)), TRY(default_quota("vfs", all)));
 }
 
@@ -48,35 +47,33 @@ Result<Driver::View> Vfs::make_tree(LayerId id, Parents parents) {
 
 Result<ProbeReport> Vfs::probe() {
     ProbeReport out;
-    auto fact = [&](std::string name, std::string value, std::string reason = {}) {
-        out.facts.push_back({std::move(name), std::move(value), std::move(reason)});
-    };
     const auto scratch = root_.scratch();
     if (!scratch) {
         out.reason = scratch.error().text();
         return out;
     }
     const int dir = scratch->dir.get();
-    fact("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
-    fact("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
+    out.add("backing file system", sys::file_system_name(TRY(sys::statfs_fd(dir))), "statfs");
+    out.add("d_type", TRY(has_d_type(dir)) ? "yes" : "no", "getdents64 of a fresh directory");
     {
         const UniqueFd from = TRY(sys::open_at(dir, "from", O_RDWR | O_CREAT | O_EXCL, 0600));
         const UniqueFd to = TRY(sys::open_at(dir, "to", O_RDWR | O_CREAT | O_EXCL, 0600));
         const std::vector<std::byte> data(65'536, std::byte{1});
         TRY(sys::write_all(from.get(), data));
         const auto method = TRY(sys::copy_file_data(from.get(), to.get(), data.size()));
-        fact("reflink", method == sys::CopyMethod::reflink ? "yes" : "no",
-             method == sys::CopyMethod::reflink ? ""
-                                                : "FICLONE is refused here: every layer is a full copy of its parent");
-        fact("copy_file_range", method == sys::CopyMethod::read_write ? "no" : "yes");
+        out.add("reflink", method == sys::CopyMethod::reflink ? "yes" : "no",
+                method == sys::CopyMethod::reflink
+                    ? ""
+                    : "FICLONE is refused here: every layer is a full copy of its parent");
+        out.add("copy_file_range", method == sys::CopyMethod::read_write ? "no" : "yes");
     }
     const auto attribute = sys::set_xattr(dir, "", "user.shale", "1");
-    fact("user xattrs", attribute ? "yes" : "no", attribute ? "" : attribute.error().message());
+    out.add("user xattrs", attribute ? "yes" : "no", attribute ? "" : attribute.error().message());
     const auto filled = make_written_files(dir);
     out.facts.push_back(concurrent_writes(filled ? sys::open_dir(dir, ".") : std::unexpected(filled.error()),
                                           "write into a file of 256 KiB, which is the container's own"));
     out.facts.push_back(quota_fact());
-    fact("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
+    out.add("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
     out.usable = true;
     return out;
 }

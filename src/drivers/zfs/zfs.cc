@@ -23,27 +23,18 @@ constexpr std::array options{
                "the one that the store's directory lies on"},
     OptionInfo{"recordsize", "32K", "largest block of a file (128K: big files; 16K: databases); see FORMAT.md"},
     OptionInfo{"compression", "lz4", "lz4, zstd, gzip-6, off, ..., as zfsprops(7) has it"},
-    OptionInfo{"acltype", "posixacl", "posixacl, off: access lists of files"},
-    OptionInfo{"xattr", "sa", "sa, on: where extended attributes lie"},
-    OptionInfo{"dnodesize", "auto", "auto, legacy: room for attributes beside a file's record"},
-    OptionInfo{"atime", "off", "off, on: write the time of each read"},
+    OptionInfo{"acltype", "posixacl", "posixacl, off: access lists of files", "posixacl|off"},
+    OptionInfo{"xattr", "sa", "sa, on: where extended attributes lie", "sa|on"},
+    OptionInfo{"dnodesize", "auto", "auto, legacy: room for attributes beside a file's record", "auto|legacy"},
+    OptionInfo{"atime", "off", "off, on: write the time of each read", "off|on"},
     OptionInfo{"limit", "quota",
-               "quota, refquota: what a limit counts. quota: what the container writes; refquota: its whole tree"},
+               "quota, refquota: what a limit counts. quota: what the container writes; refquota: its whole tree",
+               "quota|refquota"},
     OptionInfo{"size", "", "default limit of bytes of a container (10G)"},
     OptionInfo{"inodes", "", "ZFS limits bytes only: refused"},
-    OptionInfo{"library", "auto", "auto, off: use libzfs_core where it can be loaded; off: the zfs command for all"},
+    OptionInfo{"library", "auto", "auto, off: use libzfs_core where it can be loaded; off: the zfs command for all",
+               "auto|off"},
 };
-constexpr std::array rules{OptionRule{"dataset", "", ""},
-                           OptionRule{"recordsize", "32K", ""},
-                           OptionRule{"compression", "lz4", ""},
-                           OptionRule{"acltype", "posixacl", "posixacl|off"},
-                           OptionRule{"xattr", "sa", "sa|on"},
-                           OptionRule{"dnodesize", "auto", "auto|legacy"},
-                           OptionRule{"atime", "off", "off|on"},
-                           OptionRule{"limit", "quota", "quota|refquota"},
-                           OptionRule{"size", "", ""},
-                           OptionRule{"inodes", "", ""},
-                           OptionRule{"library", "auto", "auto|off"}};
 
 constexpr const char *no_inodes = "ZFS counts bytes, it cannot limit inodes";
 
@@ -85,7 +76,7 @@ std::span<const OptionInfo> option_infos() noexcept {
 }
 
 Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOptions &given) {
-    const DriverOptions all = TRY(check_options("zfs", rules, given));
+    const DriverOptions all = TRY(check_options("zfs", options, given));
     Settings settings = TRY(settings_of(all));
     auto zfs =
         TRY(sys::Zfs::open(all.find("library")->second == "off" ? sys::Zfs::Use::command : sys::Zfs::Use::library));
