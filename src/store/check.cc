@@ -154,7 +154,7 @@ Status Store::reapply_layer(const LayerInfo &layer, drivers::Parents parents) {
     TRY(driver_->apply(fresh, parents, std::move(staging), unpacked.extract));
     TRY(driver_->sync(std::span(&fresh, 1)));
     TRY(driver_->exchange(fresh, layer.id));
-    return driver_->sync(std::span(&fresh, 1));
+    return driver_->sync(std::span(&layer.id, 1)); // `fresh` is the damaged one now
 }
 
 } // namespace shale::store

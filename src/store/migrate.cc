@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <thread>
 
 #include "store/locks.h"
@@ -170,7 +171,8 @@ Status Migration::forget(const std::string &item) {
     return {};
 }
 
-/// Copies without a row are half made; those whose original has gone are of no use. The caller holds the gc byte.
+/// Copies without a row are half made; those whose original has gone are of no use; rows whose copy has gone are not
+/// believed. The caller holds the gc byte.
 Status Migration::drop_leftovers() {
     std::map<std::string, LayerId> wanted;
     auto rows = TRY(store_.records_->prepare("SELECT 'layer:' || id, id FROM layers WHERE state = 'ready' UNION ALL "
@@ -180,12 +182,20 @@ Status Migration::drop_leftovers() {
     std::vector<std::string> gone;
     for (const auto &[item, digest] : done_)
         if (!item.starts_with("blob:") && !wanted.contains(item)) gone.push_back(item);
+    auto there = TRY(side_->driver().list());
+    for (const auto &[item, id] : wanted)
+        if (is_done(item) && std::ranges::find(there, id) == there.end()) gone.push_back(item);
+    if (side_->other_root()) {
+        const auto blobs = TRY(side_->list_blobs());
+        const std::set<std::string> names(blobs.begin(), blobs.end());
+        for (const auto &[item, digest] : done_)
+            if (item.starts_with("blob:") && !names.contains(item.substr(item.rfind(':') + 1))) gone.push_back(item);
+    }
     for (const auto &item : gone)
         TRY(forget(item));
-    std::unordered_map<LayerId, bool> whole;
+    std::set<LayerId> whole;
     for (const auto &[item, id] : wanted)
-        if (is_done(item)) whole.emplace(id, true);
-    auto there = TRY(side_->driver().list());
+        if (is_done(item)) whole.insert(id);
     std::ranges::sort(there, std::ranges::greater()); // a snapshot before what it was taken of
     for (const LayerId id : there) {
         if (whole.contains(id)) continue;
@@ -196,6 +206,8 @@ Status Migration::drop_leftovers() {
 }
 
 Status Migration::switch_over() {
+    // With durability none nothing was synced yet, and what is on disk since long goes next.
+    if (!store_.durable()) TRY(side_->sync(TRY(side_->driver().list())));
     if (side_->other_root()) {
         TRY(side_->records().copy_from(store_.root() + "/shale.db", side_->driver().name()));
     }
@@ -307,6 +319,12 @@ Result<uint64_t> Store::retire(const Progress &progress, const std::atomic<bool>
     if (plan.phase != MigratePhase::retiring) return uint64_t{0};
     const bool moved = !plan.moved_to.empty();
     if (moved) {
+        // Before anything of the old side goes: the new one is there.
+        if (!TRY(sys::stat_if_exists(AT_FDCWD, (plan.moved_to + "/shale.db").c_str())))
+            return fail(Errc::FailedPrecondition,
+                        fmt::format("the store moved to {}, which is not there; is its file system mounted? Nothing "
+                                    "of the old side was removed",
+                                    plan.moved_to));
         const auto records = TRY(Records::open(plan.moved_to + "/shale.db", durable(), false));
         auto tx = TRY(records->begin(Sync::synced));
         auto counts = TRY(tx.prepare("DELETE FROM meta WHERE key = 'migrating_from'"));
@@ -350,7 +368,9 @@ Result<MigrateReport> Store::rollback_migration(const Progress & /*progress*/, c
         TRY(drop.run());
         TRY(tx.commit());
     }
-    auto side = TRY(NewSide::open(plan, options_.root, durable()));
+    auto opened = plan;
+    opened.phase = MigratePhase::none; // also when the copy is not there any more
+    auto side = TRY(NewSide::open(opened, options_.root, durable()));
     report.removed_entries = TRY(side->discard(cancel));
     auto tx = TRY(records_->begin(Sync::synced));
     auto table = TRY(tx.prepare("DROP TABLE migration"));

@@ -30,6 +30,13 @@ Status remove_records(int root) {
 } // namespace
 
 Result<std::unique_ptr<NewSide>> NewSide::open(const MigratePlan &plan, const std::string &from, bool durable) {
+    // A disk that is not mounted just now must not look like a copy that has not begun: its rows say it is whole.
+    if (plan.phase == MigratePhase::copying && !plan.root.empty() &&
+        !TRY(sys::stat_if_exists(AT_FDCWD, (plan.root + "/shale.db").c_str())))
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("the copy at {} is not there; is its file system mounted? `shale migrate --rollback` "
+                                "gives it up",
+                                plan.root));
     std::unique_ptr<NewSide> side(new NewSide);
     side->driver_name_ = plan.driver;
     side->root_ =
@@ -86,12 +93,28 @@ Status NewSide::check_empty() {
         if (entry.name != "lost+found" && entry.name != driver_name_)
             return fail(Errc::FailedPrecondition,
                         fmt::format("is not empty (\"{}\"); name a new or an empty directory", entry.name));
+    // The driver's own file system may be mounted there already: empty, too.
+    const auto driver = sys::open_dir(root_.get(), driver_name_.c_str());
+    if (!driver && driver.error().code() == Errc::NotFound) return {};
+    for (const auto &entry : TRY(sys::list_dir(TRY(sys::open_dir(root_.get(), driver_name_.c_str())).get())))
+        if (entry.name != "lost+found")
+            return fail(
+                Errc::FailedPrecondition,
+                fmt::format("is not empty (\"{}/{}\"); name a new or an empty directory", driver_name_, entry.name));
     return {};
 }
 
 Result<bool> NewSide::link_blob(int old_blobs, const std::string &hex) {
     auto linked = sys::make_link(old_blobs, hex.c_str(), blobs_.get(), hex.c_str());
-    if (linked || linked.error().sys_errno() == EEXIST) return true;
+    if (!linked && linked.error().sys_errno() == EEXIST) {
+        // Another name of the same file, or a copy that was renamed and not synced when the power went.
+        const auto old_file = TRY(sys::stat_at(old_blobs, hex.c_str()));
+        const auto new_file = TRY(sys::stat_at(blobs_.get(), hex.c_str()));
+        if (old_file.st_dev == new_file.st_dev && old_file.st_ino == new_file.st_ino) return true;
+        TRY(remove_blob(hex));
+        linked = sys::make_link(old_blobs, hex.c_str(), blobs_.get(), hex.c_str());
+    }
+    if (linked) return true;
     const int error = linked.error().sys_errno();
     if (error == EXDEV || error == EPERM || error == EMLINK || error == EOPNOTSUPP) return false;
     return std::unexpected(std::move(linked).error());

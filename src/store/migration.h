@@ -6,9 +6,8 @@
 //   meta.migrate_driver, migrate_root, migrate_options   the new side; root "" = the same
 //   meta.migrate_from, migrate_from_options   retire: the driver that is given up
 //   meta.moved_to          the store is at another root for good
-//   table migration        an item ("layer:12", "container:15", "blob:sha256:...") whose copy is whole, proven and
-//   synced;
-//                          for a container with the digest of the changes that were copied
+//   table migration        an item ("layer:12", "container:15", "blob:sha256:...") whose copy is whole, proven
+//                          and synced; for a container with the digest of the changes that were copied
 // In the new root's records, when it is another: meta.migrating_from, until the switch.
 // Invariants: a copy without a row is half made, and goes before it is made again. Only the switch makes the new side
 // count; it runs alone (Locks::be_alone). Layers never change; a container whose changes have another digest is copied
