@@ -105,7 +105,7 @@ private:
             path_.append(item.name).append("/");
             return enter();
         }
-        compare_links(path, one.st, two.st);
+        if (options_.links && options_.links(path)) compare_links(path, one.st, two.st);
         if (S_ISLNK(one.st.st_mode)) {
             if (TRY(sys::read_link(first_.top(), name)) != TRY(sys::read_link(second_.top(), name)))
                 differs(path, "points elsewhere");

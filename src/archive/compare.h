@@ -15,6 +15,9 @@ namespace shale::archive {
 struct CompareOptions {
     /// Of which files the content is read, by path ("etc/passwd"); empty: of none.
     std::function<bool(std::string_view path)> contents;
+    /// Of which names it is asked whether they are one file in both trees. Not all: a driver that stacks layers gives a
+    /// layer that links to one name of a lower file a copy, and the other lower names stay the lower file's.
+    std::function<bool(std::string_view path)> links;
     bool root = true; ///< the roots' own mode, owner, attributes and mtime count
 };
 struct CompareReport {

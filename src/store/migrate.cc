@@ -250,7 +250,7 @@ Result<MigrateState> Store::migration() {
     MigrateState out;
     const auto plan = TRY(read_plan(*records_));
     out.phase = plan.phase;
-    out.from = plan.phase == MigratePhase::retiring ? plan.from : std::string(driver_->name());
+    out.from = plan.phase == MigratePhase::retiring ? plan.from : options_.driver;
     if (plan.phase == MigratePhase::none) return out;
     out.to = plan.driver;
     out.root = plan.root;

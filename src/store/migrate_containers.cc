@@ -84,6 +84,7 @@ Status Migration::copy_containers(bool alone) {
                 fmt::format("container {} is mounted at {}; stop it and unmount it", info->name, info->mounted_at));
             continue;
         }
+        const uint64_t before = report_.bytes;
         auto copied = copy_container(*info);
         if (!copied && copied.error().code() == Errc::Aborted) {
             report_.pending.push_back(copied.error().text());
@@ -97,7 +98,8 @@ Status Migration::copy_containers(bool alone) {
         done.push_back(std::move(*copied));
         layers.push_back(info->id);
         ++report_.containers;
-        report(ProgressEvent::Kind::layer_done, "container " + info->name, 0, 0);
+        report(ProgressEvent::Kind::layer_done, "container " + info->name, report_.bytes - before,
+               report_.bytes - before);
         if (std::chrono::steady_clock::now() - recorded >= record_interval) TRY(write_down());
     }
     return write_down();
@@ -190,15 +192,15 @@ Result<drivers::Driver::View> Migration::open_old(const ContainerInfo &info) {
 /// The whole merged tree; contents of what the container changed (of all with verify_data).
 Status Migration::prove_container(const ContainerInfo &info) {
     std::set<std::string, std::less<>> changed;
-    if (!verify_data_)
-        TRY(store_.driver_->changes(info.id, info.parents, [&](const archive::Change &change) -> Status {
-            if (change.kind != archive::ChangeKind::deleted) changed.insert(change.path.substr(1));
-            return {};
-        }));
+    TRY(store_.driver_->changes(info.id, info.parents, [&](const archive::Change &change) -> Status {
+        if (change.kind != archive::ChangeKind::deleted) changed.insert(change.path.substr(1));
+        return {};
+    }));
+    archive::CompareOptions options;
+    options.links = [&](std::string_view path) { return changed.contains(path); };
+    options.contents = [&](std::string_view path) { return verify_data_ || changed.contains(path); };
     auto view = TRY(open_old(info));
-    return compare(
-        view, info.id, info.parents, [&](std::string_view path) { return verify_data_ || changed.contains(path); },
-        "container " + info.name);
+    return compare(view, info.id, info.parents, options, "container " + info.name);
 }
 
 } // namespace shale::store

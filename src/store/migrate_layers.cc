@@ -237,9 +237,9 @@ Status LayerCopy::apply(Task &task) {
     TRY(side_.driver().apply(task.layer.id, task.parents, std::move(task.staged), task.extract));
     if (m_.verify_data_ || task.from_tree) {
         auto view = TRY(store_.driver_->open_view(task.layer.id, task.parents));
-        TRY(m_.compare(
-            view, task.layer.id, task.parents, [](std::string_view) { return true; },
-            fmt::format("layer {}", task.layer.id.value)));
+        archive::CompareOptions options;
+        options.contents = [](std::string_view) { return true; };
+        TRY(m_.compare(view, task.layer.id, task.parents, options, fmt::format("layer {}", task.layer.id.value)));
     }
     m_.report(ProgressEvent::Kind::layer_done, task.text, task.layer.blob_bytes, task.layer.blob_bytes);
     return {};
@@ -337,10 +337,8 @@ Status Migration::copy(bool alone) {
 }
 
 Status Migration::compare(drivers::Driver::View &old_view, LayerId id, drivers::Parents parents,
-                          const std::function<bool(std::string_view)> &contents, const std::string &what) {
+                          const archive::CompareOptions &options, const std::string &what) {
     auto copy = TRY(side_->driver().open_view(id, parents));
-    archive::CompareOptions options;
-    options.contents = contents;
     const auto compared = TRY(archive::compare_trees(old_view.root.get(), copy.root.get(), options));
     const std::lock_guard lock(mutex_);
     report_.compared += compared.entries;

@@ -20,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "archive/compare.h"
 #include "store/migrate.h"
 #include "store/store.h"
 
@@ -114,7 +115,7 @@ private:
     Status prove_container(const ContainerInfo &info);
     Result<drivers::Driver::View> open_old(const ContainerInfo &info);
     Status compare(drivers::Driver::View &old_view, LayerId id, drivers::Parents parents,
-                   const std::function<bool(std::string_view)> &contents, const std::string &what);
+                   const archive::CompareOptions &options, const std::string &what);
     // migrate_blobs.cc
     Status copy_blobs();
 

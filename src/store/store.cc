@@ -73,11 +73,13 @@ Status Store::open_records() {
 
 /// Refuses another driver than the store's own, and a root whose store is at another now.
 Status Store::check_place(const std::string &recorded) {
-    if (const std::string to = TRY(records_->meta("moved_to")); !to.empty() && !options_.migrating)
+    const std::string to = TRY(records_->meta("moved_to"));
+    const std::string phase = TRY(records_->meta("migrate_phase"));
+    if (!to.empty() && (!options_.migrating || phase.empty()))
         return fail(Errc::FailedPrecondition,
                     fmt::format("this store has moved to {0} (driver {1}); use --root {0}{2}", to,
                                 TRY(records_->meta("migrate_driver")),
-                                TRY(records_->meta("migrate_phase")).empty()
+                                phase.empty()
                                     ? ""
                                     : fmt::format(". What is left of it here goes with `shale --root {} migrate "
                                                   "--finish`",

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+// Migration: every driver to every other that this host can run, to another root; then what is particular, on vfs.
+#include "store/migrate.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "support/world.h"
+#include "sys/fs.h"
+
+namespace shale::test {
+namespace {
+
+archive::Entry implied_target(std::string path) { // a file whose directories no layer states
+    return file(std::move(path));
+}
+
+std::vector<Layer> layers() {
+    auto capable = file("bin/ping", 0755);
+    if (geteuid() == 0)
+        capable.xattrs = {{"security.capability", std::string("\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20)}};
+    auto plain = file("bin/tool", 04755);
+    plain.xattrs = {{"user.note", "kept"}};
+    return {{{dir("etc/", 0700), ""},
+             {file("etc/old"), "old"},
+             {file("etc/a"), "a"},
+             {dir("bin/"), ""},
+             {plain, std::string(70'000, 't')},
+             {hard_link("bin/alias", "bin/tool"), ""},
+             {capable, "ping"},
+             {symlink("sh", "bin/tool"), ""},
+             {implied_target("opt/deep/er/file"), "deep"},
+             {dir("var/"), ""},
+             {file("var/x"), "x"}},
+            {{whiteout("etc/old"), ""}, {hard_link("etc/third", "etc/a"), ""}, {file("new"), std::string(9'000, 'n')}},
+            {{dir("var/"), ""}, {opaque("var"), ""}, {file("var/y"), "y"}, {implied_target("opt/other/file"), "o"}}};
+}
+
+/// The whole tree of a container, canonical: equal trees give equal digests, whatever the driver.
+Digest tree_of(store::Store &store, std::string_view container) {
+    Sha256 hash;
+    const auto done = store.export_container(container, [&](std::span<const std::byte> bytes) -> Status {
+        hash.update(bytes);
+        return {};
+    });
+    EXPECT_TRUE(done) << done.error().text();
+    return hash.finish();
+}
+
+std::vector<std::string> changes_of(store::Store &store, std::string_view container) {
+    std::vector<std::string> out;
+    const auto done = store.container_changes(container, [&](const archive::Change &change) -> Status {
+        out.push_back(std::string(1, "ACD"[static_cast<size_t>(change.kind)]) + change.path);
+        return {};
+    });
+    EXPECT_TRUE(done) << done.error().text();
+    return out;
+}
+
+void import(store::Store &store, const World &world, const std::vector<Layer> &what, const std::string &name) {
+    write_docker_archive(world / "image.tar", what, name);
+    store::ImportRequest request;
+    request.source = world / "image.tar";
+    const auto imported = store.import_images(request, {});
+    ASSERT_TRUE(imported) << imported.error().text();
+}
+
+void change(store::Store &store, std::string_view container) {
+    const auto at = store.mount_container(container);
+    ASSERT_TRUE(at) << at.error().text();
+    std::ofstream(*at + "/etc/changed") << "changed";
+    std::ofstream(*at + "/new", std::ios::app) << "+";
+    std::filesystem::remove_all(*at + "/var");
+    std::filesystem::create_directory(*at + "/var");
+    std::ofstream(*at + "/var/z") << "z";
+    std::filesystem::create_hard_link(*at + "/var/z", *at + "/var/zz");
+    std::filesystem::remove(*at + "/sh");
+    ::symlink("etc/a", (*at + "/sh").c_str());
+    ::mkfifo((*at + "/pipe").c_str(), 0640);
+    if (geteuid() == 0) {
+        ::mknod((*at + "/null").c_str(), S_IFCHR | 0666, 0x103);
+        EXPECT_EQ(::lchown((*at + "/sh").c_str(), 7, 8), 0);
+    }
+    ::chmod((*at + "/bin").c_str(), 0711);
+    ::chmod(at->c_str(), 0750);
+    EXPECT_TRUE(store.unmount_container(container));
+}
+
+/// Everything that a store says of itself, but for its root.
+std::string records_of(store::Store &store) {
+    std::string out;
+    const auto images = store.list_images().value();
+    for (const auto &image : images) {
+        out += image.manifest.text() + image.config.text() + std::to_string(image.created_ns);
+        for (const auto &name : image.names)
+            out += name;
+        for (const auto &layer : image.layers)
+            out += layer.chain_id.text() + std::to_string(layer.id.value) + std::to_string(layer.created_ns);
+    }
+    const auto containers = store.list_containers().value();
+    for (const auto &one : containers) {
+        out += one.name + std::to_string(one.id.value) + one.image_name + std::to_string(one.created_ns);
+        out += std::to_string(one.quota.bytes);
+    }
+    const auto leases = store.list_leases().value();
+    for (const auto &lease : leases) {
+        out += lease.id + std::to_string(lease.expires_ns);
+        for (const auto &ref : lease.refs)
+            out += ref;
+    }
+    return out;
+}
+
+void expect_sound(store::Store &store) {
+    const auto checked = store.check(store::CheckLevel::data, {});
+    ASSERT_TRUE(checked) << checked.error().text();
+    for (const auto &problem : checked->problems)
+        ADD_FAILURE() << problem.object << " " << problem.what;
+    const auto left = store.gc(true);
+    ASSERT_TRUE(left) << left.error().text();
+    EXPECT_EQ(left->layers + left->blobs + left->leftovers, 0U) << (left->what.empty() ? "" : left->what.front());
+}
+
+class MigratePairs : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+
+TEST_P(MigratePairs, LosesNothing) {
+    const auto &[from, to] = GetParam();
+    for (const auto &driver : {from, to})
+        if (const auto why = cannot_test(driver); !why.empty()) GTEST_SKIP() << why;
+    const World old_world(from);
+    const World new_world(to);
+    std::string records;
+    Digest kept;
+    std::vector<std::string> changes;
+    {
+        auto store = open_store(old_world / "root", from);
+        import(*store, old_world, layers(), "app:1");
+        ASSERT_TRUE(store->tag_image("app:1", "other:2"));
+        ASSERT_TRUE(store->create_container("app:1", "kept", {}));
+        ASSERT_TRUE(store->create_container("app:1", "untouched", {}));
+        ASSERT_TRUE(store->create_container("", "empty", {}));
+        ASSERT_TRUE(store->create_lease("hold", std::nullopt));
+        ASSERT_TRUE(store->add_lease_ref("hold", "layer:1"));
+        change(*store, "kept");
+        records = records_of(*store);
+        kept = tree_of(*store, "kept");
+        changes = changes_of(*store, "kept");
+        store::MigrateRequest request;
+        request.driver = to;
+        request.root = new_world / "root";
+        request.verify_data = true;
+        const auto copied = store->migrate(request, {});
+        ASSERT_TRUE(copied) << copied.error().text();
+        EXPECT_EQ(copied->layers, 3U);
+        EXPECT_EQ(copied->containers, 3U);
+        EXPECT_TRUE(copied->notes.empty()) << copied->notes.front();
+        EXPECT_EQ(records_of(*store), records) << "the old side is as it was";
+        const auto ended = store->finish_migration(true, {});
+        ASSERT_TRUE(ended) << ended.error().text();
+        EXPECT_EQ(ended->layers + ended->containers, 0U) << "nothing had changed";
+    }
+    auto store = open_store(new_world / "root", "");
+    EXPECT_EQ(store->driver().name(), to);
+    EXPECT_EQ(records_of(*store), records);
+    EXPECT_EQ(tree_of(*store, "kept"), kept);
+    EXPECT_EQ(changes_of(*store, "kept"), changes);
+    EXPECT_TRUE(changes_of(*store, "untouched").empty());
+    expect_sound(*store);
+    store::StoreOptions options;
+    options.root = old_world / "root";
+    const auto gone = store::Store::open(options);
+    ASSERT_FALSE(gone);
+    EXPECT_NE(gone.error().text().find(new_world / "root"), std::string::npos) << gone.error().text();
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MigratePairs,
+                         testing::Combine(testing::ValuesIn(driver_names()), testing::ValuesIn(driver_names())),
+                         [](const auto &info) { return std::get<0>(info.param) + "_to_" + std::get<1>(info.param); });
+
+class MigrateTest : public testing::Test {
+protected:
+    void SetUp() override {
+        store_ = open_store(world_ / "root", "vfs");
+        import(*store_, world_, layers(), "app:1");
+        ASSERT_TRUE(store_->create_container("app:1", "web", {}));
+        request_.driver = "vfs";
+        request_.root = world_ / "new";
+    }
+    void finish() {
+        const auto ended = store_->finish_migration(false, {});
+        ASSERT_TRUE(ended) << ended.error().text();
+        store_ = open_store(world_ / "new", "");
+    }
+    World world_;
+    std::unique_ptr<store::Store> store_;
+    store::MigrateRequest request_;
+};
+
+TEST_F(MigrateTest, FinishCopiesWhatChangedMeanwhile) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    import(*store_, world_, {layers()[0], {{file("late"), "late"}}}, "late:1");
+    ASSERT_TRUE(store_->create_container("late:1", "second", {}));
+    change(*store_, "web");
+    const auto kept = tree_of(*store_, "web");
+    finish();
+    EXPECT_TRUE(store_->find_image("late:1"));
+    EXPECT_TRUE(store_->find_container("second"));
+    EXPECT_EQ(tree_of(*store_, "web"), kept);
+    expect_sound(*store_);
+}
+
+TEST_F(MigrateTest, WhatWasRemovedMeanwhileIsNotThere) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    ASSERT_TRUE(store_->remove_container("web", false));
+    ASSERT_TRUE(store_->remove_image("app:1", false, false));
+    ASSERT_TRUE(store_->gc(false));
+    finish();
+    EXPECT_TRUE(store_->list_images()->empty());
+    EXPECT_TRUE(store_->driver().list()->empty());
+    EXPECT_TRUE(std::filesystem::is_empty(world_ / "new/blobs/sha256"));
+    expect_sound(*store_);
+}
+
+TEST_F(MigrateTest, RunsGoOnAndRollbackLeavesNothing) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    const auto again = store_->migrate(request_, {});
+    ASSERT_TRUE(again) << again.error().text();
+    EXPECT_EQ(again->layers + again->containers + again->blobs, 0U);
+    auto other = request_;
+    other.root = world_ / "third";
+    EXPECT_EQ(store_->migrate(other, {}).error().code(), Errc::FailedPrecondition) << "one at a time";
+    const auto records = records_of(*store_);
+    ASSERT_TRUE(store_->rollback_migration({}));
+    EXPECT_TRUE(std::filesystem::is_empty(world_ / "new"));
+    EXPECT_EQ(records_of(*store_), records);
+    EXPECT_EQ(store_->migration()->phase, store::MigratePhase::none);
+    expect_sound(*store_);
+    ASSERT_TRUE(store_->migrate(request_, {})) << "a new one begins";
+    finish();
+    expect_sound(*store_);
+}
+
+TEST_F(MigrateTest, LayerWithoutItsBlobComesFromItsTree) {
+    const auto layer = store_->find_image("app:1")->layers[0];
+    std::filesystem::remove(world_ / ("root/blobs/sha256/" + layer.blob.hex()));
+    const auto copied = store_->migrate(request_, {});
+    ASSERT_TRUE(copied) << copied.error().text();
+    EXPECT_FALSE(copied->notes.empty());
+    const auto kept = tree_of(*store_, "web");
+    finish();
+    EXPECT_EQ(tree_of(*store_, "web"), kept);
+}
+
+TEST_F(MigrateTest, UnfinishedCopyIsNoStore) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    store::StoreOptions options;
+    options.root = world_ / "new";
+    const auto opened = store::Store::open(options);
+    ASSERT_FALSE(opened);
+    EXPECT_NE(opened.error().text().find(world_ / "root"), std::string::npos) << opened.error().text();
+}
+
+TEST_F(MigrateTest, FinishWaitsForOthers) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    auto other = open_store(world_ / "root", "vfs");
+    const std::jthread closes([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+        other.reset();
+    });
+    finish();
+}
+
+TEST_F(MigrateTest, ForeignDirectoriesAreRefused) {
+    std::filesystem::create_directories(world_ / "full");
+    std::ofstream(world_ / "full/file") << "mine";
+    for (const auto *root : {"full", "root/blobs/new", "."}) {
+        request_.root = std::filesystem::path(world_ / root).lexically_normal().string();
+        if (request_.root.ends_with('/')) request_.root.pop_back();
+        EXPECT_FALSE(store_->migrate(request_, {})) << root;
+    }
+    EXPECT_TRUE(std::filesystem::exists(world_ / "full/file"));
+    {
+        open_store(world_ / "taken", "vfs");
+    }
+    request_.root = world_ / "taken";
+    EXPECT_FALSE(store_->migrate(request_, {}));
+    request_.root.clear();
+    EXPECT_EQ(store_->migrate(request_, {}).error().code(), Errc::InvalidArgument) << "it is there already";
+    EXPECT_EQ(store_->migration()->phase, store::MigratePhase::none);
+    expect_sound(*store_);
+}
+
+TEST_F(MigrateTest, WhatDoesNotFitIsRefusedFirst) {
+    if (!cannot_mount().empty()) GTEST_SKIP() << cannot_mount();
+    std::filesystem::create_directories(world_ / "small");
+    ASSERT_TRUE(sys::mount_at({"tmpfs", "small", {"size=256k"}}, world_ / "small"));
+    request_.root = world_ / "small/new";
+    const auto estimate = store_->estimate_migration(request_);
+    ASSERT_TRUE(estimate) << estimate.error().text();
+    EXPECT_FALSE(estimate->fits());
+    EXPECT_EQ(store_->migrate(request_, {}).error().code(), Errc::ResourceExhausted);
+    EXPECT_FALSE(std::filesystem::exists(request_.root));
+    request_.force = true;
+    EXPECT_FALSE(store_->migrate(request_, {})) << "the disk is full in the middle";
+    EXPECT_TRUE(store_->rollback_migration({}));
+    EXPECT_TRUE(std::filesystem::is_empty(request_.root));
+    expect_sound(*store_);
+}
+
+TEST(MigrateMounted, IsCopiedStillAndRefusedByName) {
+    if (const auto why = cannot_test("overlay2"); !why.empty()) GTEST_SKIP() << why;
+    const World world("overlay2");
+    auto store = open_store(world / "root", "overlay2");
+    import(*store, world, layers(), "app:1");
+    ASSERT_TRUE(store->create_container("app:1", "web", {}));
+    const auto at = store->mount_container("web");
+    ASSERT_TRUE(at);
+    std::ofstream(*at + "/live") << "live";
+    store::MigrateRequest request;
+    request.driver = "vfs";
+    const auto copied = store->migrate(request, {});
+    ASSERT_TRUE(copied) << copied.error().text();
+    EXPECT_EQ(copied->containers, 1U) << "nothing wrote meanwhile";
+    const auto refused = store->finish_migration(false, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_NE(refused.error().text().find("container web"), std::string::npos) << refused.error().text();
+    std::ofstream(*at + "/later") << "later";
+    ASSERT_TRUE(store->unmount_container("web"));
+    const auto ended = store->finish_migration(false, {});
+    ASSERT_TRUE(ended) << ended.error().text();
+    EXPECT_EQ(ended->containers, 1U);
+    EXPECT_EQ(store->driver().name(), "vfs");
+    EXPECT_EQ(read_all(*store->mount_container("web") + "/later"), "later");
+    EXPECT_FALSE(std::filesystem::exists(world / "root/overlay2"));
+    expect_sound(*store);
+}
+
+} // namespace
+} // namespace shale::test
