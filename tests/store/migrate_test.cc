@@ -296,6 +296,39 @@ TEST_F(MigrateTest, ForeignDirectoriesAreRefused) {
     expect_sound(*store_);
 }
 
+// The rows of the old store say that the copy is whole; a disk that is not mounted, or lost a part, says otherwise.
+TEST_F(MigrateTest, ACopyThatHasGoneIsNotBelieved) {
+    ASSERT_TRUE(store_->migrate(request_, {}));
+    std::filesystem::rename(request_.root, world_ / "unmounted");
+    const auto refused = store_->finish_migration(false, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_NE(refused.error().text().find("mounted"), std::string::npos) << refused.error().text();
+    EXPECT_FALSE(std::filesystem::exists(request_.root)) << "nothing is begun anew in its place";
+    std::filesystem::rename(world_ / "unmounted", request_.root);
+
+    const auto layer = store_->find_image("app:1")->layers[0];
+    std::filesystem::remove_all(request_.root + "/vfs/" + to_string(layer.id));
+    ASSERT_TRUE(std::filesystem::remove(request_.root + "/blobs/sha256/" + layer.blob.hex()));
+    // A blob that was renamed and not synced when the power went: no row, wrong bytes.
+    import(*store_, world_, {layers()[0], {{file("late"), "late"}}}, "late:1");
+    std::ofstream(request_.root + "/blobs/sha256/" + store_->find_image("late:1")->layers[1].blob.hex()) << "torn";
+    finish();
+    EXPECT_TRUE(store_->find_image("late:1"));
+    const auto checked = store_->check(store::CheckLevel::data, {});
+    ASSERT_TRUE(checked);
+    for (const auto &problem : checked->problems)
+        ADD_FAILURE() << problem.object << " " << problem.what;
+}
+
+// What is mounted or lies where the driver's directory would be is not shale's to fill, nor to empty.
+TEST_F(MigrateTest, ADriversDirectoryWithThingsInItIsRefused) {
+    std::filesystem::create_directories(request_.root + "/vfs");
+    std::ofstream(request_.root + "/vfs/mine") << "mine";
+    EXPECT_EQ(store_->migrate(request_, {}).error().code(), Errc::FailedPrecondition);
+    EXPECT_EQ(read_all(request_.root + "/vfs/mine"), "mine");
+}
+
 TEST_F(MigrateTest, WhatDoesNotFitIsRefusedFirst) {
     if (!cannot_mount().empty()) GTEST_SKIP() << cannot_mount();
     std::filesystem::create_directories(world_ / "small");
