@@ -208,6 +208,14 @@ Result<std::vector<VolumeId>> MountedTreeDriver::trashed_volumes() const {
     return out;
 }
 
+Status MountedTreeDriver::dismantle() {
+    const auto left = TRY(trashed_volumes());
+    if (left.empty()) return {};
+    return fail(Errc::Unavailable, fmt::format("driver {}: {} removed volumes are in use still (mounted, or held); the "
+                                               "same command goes on when that has ended",
+                                               name(), left.size()));
+}
+
 Result<std::vector<std::string>> MountedTreeDriver::check(LayerId id, Parents /*parents*/) {
     std::vector<std::string> out;
     const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());

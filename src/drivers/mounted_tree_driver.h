@@ -33,6 +33,8 @@ public:
     Status prove_mount(LayerId id, const std::string &target) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Status sync(std::span<const LayerId> ids) override;
+    /// Unavailable while volumes wait in the trash: their marks are all that names them.
+    Status dismantle() override;
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override;
     Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
 

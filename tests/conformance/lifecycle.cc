@@ -294,6 +294,20 @@ TEST_P(Lifecycle, RemoveTrashReap) {
     EXPECT_EQ(driver_->trash()->layers, 0U);
 }
 
+TEST_P(Lifecycle, IsGivenUpWhole) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId child = next();
+    put(start(child, {base}) + "/g", "y");
+    stop(child);
+    for (const LayerId id : {child, base})
+        ASSERT_DONE(driver_->remove(id));
+    ASSERT_DONE(driver_->reap(nullptr));
+    ASSERT_DONE(driver_->dismantle());
+    ASSERT_DONE(driver_->dismantle()); // again is fine
+    EXPECT_THAT(*driver_->list(), IsEmpty());
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+}
+
 TEST_P(Lifecycle, RemoveAfterUse) {
     // The kernel leaves work/work with mode 0 behind.
     const LayerId base = import({}, Archive().file("f", "x"));

@@ -92,6 +92,14 @@ Result<uint64_t> Devicemapper::reap(const std::atomic<bool> *cancel) {
     return removed;
 }
 
+Status Devicemapper::dismantle() {
+    TRY(MountedTreeDriver::dismantle());
+    if (const uint64_t active = TRY(pool_->deactivate_all()); active > 0)
+        return fail(Errc::Unavailable, fmt::format("driver devicemapper: {} devices of the pool {} are in use still",
+                                                   active, pool_->name()));
+    return {};
+}
+
 Result<Usage> Devicemapper::in_use(VolumeId volume) {
     const View view = TRY(open_volume(volume, Access::read_only));
     const struct statfs info = TRY(sys::statfs_fd(view.root.get()));

@@ -27,6 +27,8 @@ public:
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override;
+    /// The pool is inactive afterwards; logical volumes and what is on a device stay, for their owner to reuse.
+    Status dismantle() override;
     /// Blocks and inodes that the file system has in use more than the parent's: O(1), and less than what the layer
     /// wrote where it replaced the parent's.
     Result<Usage> usage(LayerId id, Parents parents) override;

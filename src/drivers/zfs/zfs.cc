@@ -195,6 +195,15 @@ Status Zfs::destroy_volume(VolumeId volume) {
     return done;
 }
 
+Status Zfs::dismantle() {
+    TRY(MountedTreeDriver::dismantle());
+    const auto home = home_.name();
+    if (!home && home.error().code() == Errc::NotFound) return {}; // never made
+    auto done = zfs_.destroy(TRY(Result<std::string>(home)));
+    if (!done && done.error().sys_errno() == ENOENT) return {};
+    return done;
+}
+
 Result<sys::ZfsDataset> Zfs::row(VolumeId volume) {
     using Clock = std::chrono::steady_clock;
     const std::string home = TRY(home_.name());

@@ -59,6 +59,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "zfs"; }
     Status sync(std::span<const LayerId> ids) override;
     Result<TrashUsage> trash() override;
+    Status dismantle() override; ///< the hidden dataset goes
     /// Bytes from the dataset's counters (at most five seconds behind what a running container writes); inodes from the
     /// file system's, parents' excluded.
     Result<Usage> usage(LayerId id, Parents parents) override;
