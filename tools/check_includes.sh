@@ -15,6 +15,7 @@ BEGIN {
   n = split("frontends doctor guard lab advise volumes", upper, " ")
   for (i = 1; i <= n; i++) { allow(upper[i], store " " upper[i]); all = all " " upper[i] }
   allow("cli", store " " all " cli")
+  allow("daemon", store " " all " cli daemon")
 }
 function allow(room, below,  parts, k, i) { known[room] = 1; k = split(below, parts, " "); for (i = 1; i <= k; i++) ok[room, parts[i]] = 1 }
 FNR == 1 { split(FILENAME, part, "/"); room = part[2]; files++

@@ -28,7 +28,7 @@ _shale() {
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check migrate lease" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -52,6 +52,7 @@ _shale() {
     migrate) options="--to --to-root --to-opt --verify --force --finish --rollback" ;;
     drivers) options="--measure" ;;
     config) [[ -n $verb ]] || words="show" ;;
+    containerd) [[ -n $verb ]] || words="config" ;;
     lease) case $verb in
       "") words="create ls rm" ;;
       create) options="--expires --ref" ;;

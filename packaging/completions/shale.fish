@@ -38,7 +38,7 @@ complete -c shale -s v -l verbose -d 'Say more'
 complete -c shale -l no-color -d 'No colours'
 complete -c shale -l dry-run -d 'Only say what would be done'
 
-complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease'
+complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd'
 complete -c shale -n '__shale_verb image; and not __fish_seen_subcommand_from import ls inspect tag export rm' -a 'import ls inspect tag export rm'
 complete -c shale -n '__shale_verb image import' -F
 complete -c shale -n '__shale_verb image import' -l name -x
@@ -77,5 +77,6 @@ complete -c shale -n '__shale_verb migrate' -l finish -d 'Switch to the copy'
 complete -c shale -n '__shale_verb migrate' -l rollback -d 'Take the copy away'
 complete -c shale -n '__shale_verb drivers' -l measure -d 'Time what containers do'
 complete -c shale -n '__shale_verb config' -a show
+complete -c shale -n '__shale_verb containerd' -a config
 complete -c shale -n '__shale_verb lease; and not __fish_seen_subcommand_from create ls rm' -a 'create ls rm'
 complete -c shale -n '__shale_verb lease rm' -a '(__shale_list lease)'

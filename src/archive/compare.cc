@@ -8,6 +8,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "archive/extract.h"
 #include "archive/pack_walk.h"
 #include "archive/tree_walk.h"
 
@@ -50,9 +51,12 @@ private:
         size_t path_length = 0;
     };
 
+    /// Without what Packer leaves out.
     static Result<std::vector<UpperItem>> list(int dir) {
         auto items = TRY(list_plain(dir)).items;
-        std::erase_if(items, [](const UpperItem &item) { return item.type == DT_SOCK; });
+        std::erase_if(items, [](const UpperItem &item) {
+            return item.type == DT_SOCK || item.name.starts_with(whiteout_prefix);
+        });
         return items;
     }
 
@@ -131,7 +135,9 @@ private:
             differs(path, fmt::format("modified at {}.{:09}, copy {}.{:09}", a.st_mtim.tv_sec, a.st_mtim.tv_nsec,
                                       b.st_mtim.tv_sec, b.st_mtim.tv_nsec));
         const auto kept = [](Xattrs all) {
-            std::erase_if(all, [](const auto &attribute) { return !is_layer_xattr(attribute.first); });
+            std::erase_if(all, [](const auto &attribute) {
+                return !is_layer_xattr(attribute.first) || attribute.first.contains('=');
+            });
             return all;
         };
         if (kept(one.xattrs) != kept(two.xattrs)) differs(path, "has other extended attributes");

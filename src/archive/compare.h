@@ -26,7 +26,8 @@ struct CompareReport {
 };
 
 /// Names, types, modes, owners, sizes, mtimes (ns), link targets, devices, attributes that belong into a layer, which
-/// names are one file, and the contents that were asked for. Sockets are passed over: no layer keeps them.
+/// names are one file, and the contents that were asked for. What packing leaves out because no layer can state it is
+/// passed over: sockets, names that begin with ".wh." (with all that is below), attributes with '=' in their key.
 Result<CompareReport> compare_trees(int first_dir, int second_dir, const CompareOptions &options);
 
 } // namespace shale::archive

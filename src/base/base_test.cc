@@ -6,6 +6,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/siphash.h"
 #include "base/units.h"
 
 namespace shale {
@@ -65,6 +66,15 @@ TEST(Digest, HostileTextIsRefused) {
          {std::string(), std::string("sha256:"), std::string("sha256:../../x"), good + "0", good.substr(0, 70),
           "sha512" + good.substr(6), "sha256:" + std::string(64, 'A'), "sha256:" + std::string(63, 'a') + "/"})
         EXPECT_FALSE(Digest::parse(bad)) << bad;
+}
+
+// The paper's example (appendix A) and, for the variant of tables, the empty text with the same key.
+TEST(SipHash, KnownValues) {
+    const SipKey key{0x0706050403020100, 0x0f0e0d0c0b0a0908};
+    const std::string text("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e", 15);
+    EXPECT_EQ((siphash<2, 4>(key, text)), 0xa129ca6149be45e5U);
+    EXPECT_EQ((siphash<2, 4>(key, text.substr(8), 0x0706050403020100)), 0xa129ca6149be45e5U);
+    EXPECT_EQ(siphash(key, ""), 0xabac0158050fc4dcU);
 }
 
 TEST(Units, Bytes) {

@@ -8,7 +8,8 @@
 namespace shale {
 namespace {
 
-// Exit codes: 2 = the command line is wrong, 1 = anything else (docs/cli.md).
+// Exit codes: 2 = the command line is wrong, 70 = a bug of shale's (sysexits.h, EX_SOFTWARE), 1 = anything else
+// (docs/operations.md).
 constexpr std::array<ErrcInfo, 16> table{{
     {Errc::Canceled, "canceled", 499, 1},
     {Errc::Unknown, "unknown error", 500, 1},
@@ -22,7 +23,7 @@ constexpr std::array<ErrcInfo, 16> table{{
     {Errc::Aborted, "aborted", 409, 1},
     {Errc::OutOfRange, "out of range", 400, 1},
     {Errc::Unimplemented, "not supported", 501, 1},
-    {Errc::Internal, "internal error", 500, 1},
+    {Errc::Internal, "internal error", 500, 70},
     {Errc::Unavailable, "unavailable", 503, 1},
     {Errc::DataLoss, "data loss", 500, 1},
     {Errc::Unauthenticated, "unauthenticated", 401, 1},

@@ -11,9 +11,9 @@
 #include <charconv>
 #include <cstdlib>
 
+#include "cli/load.h"
 #include "cli/userns.h"
 #include "cli/verbs.h"
-#include "sys/fs.h"
 
 namespace shale::cli {
 namespace {
@@ -33,72 +33,9 @@ void install_signals() {
     signal(SIGPIPE, SIG_IGN);
 }
 
-std::string environment(const char *name) {
-    const char *value = getenv(name);
-    return value == nullptr ? "" : value;
-}
-
-std::string home_dir(const char *xdg, const char *fallback) {
-    std::string dir = environment(xdg);
-    if (dir.starts_with('/')) return dir;
-    dir = environment("HOME");
-    return dir.starts_with('/') ? dir + fallback : "";
-}
-
-/// Text of a configuration file; a missing one is an error only when it was asked for.
-Result<std::optional<std::string>> read_config(const std::string &path, bool asked_for) {
-    // Not sys::read_file: a symlink is fine here.
-    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) {
-        if (errno == ENOENT && !asked_for) return std::nullopt;
-        return fail_errno(errno, "open " + path);
-    }
-    std::string text;
-    std::vector<std::byte> buffer(65'536);
-    while (true) {
-        const size_t got = TRY(in_context(sys::read_some(fd.get(), buffer), [&] { return "read " + path; }));
-        if (got == 0) return text;
-        text.append(reinterpret_cast<const char *>(buffer.data()), got);
-        if (text.size() > (size_t{1} << 20U)) return fail(Errc::ResourceExhausted, path + " has more than 1 MiB");
-    }
-}
-
-Result<Settings> load_settings(const Globals &globals, bool user_store) {
-    std::vector<Source> sources{globals.flags};
-    Source &env = sources.emplace_back();
-    env.name = "environment";
-    if (std::string root = environment("SHALE_ROOT"); !root.empty()) env.root = root;
-    if (std::string driver = environment("SHALE_DRIVER"); !driver.empty()) env.driver = driver;
-
-    std::string config = globals.config;
-    if (config.empty()) {
-        const std::string dir = user_store ? home_dir("XDG_CONFIG_HOME", "/.config") : "/etc";
-        if (!dir.empty()) config = dir + "/shale/shale.toml";
-    }
-    if (!config.empty())
-        if (auto text = TRY(read_config(config, !globals.config.empty())))
-            sources.push_back(TRY(parse_toml(*text, config)));
-    if (!globals.daemon_json.empty())
-        sources.push_back(TRY(parse_daemon_json(*TRY(read_config(globals.daemon_json, true)), globals.daemon_json)));
-
-    // A relative --root is relative to here; a file's must be absolute, it has no "here".
-    if (auto &root = sources[0].root; root && !root->empty() && !root->starts_with('/')) {
-        std::string here(4096, '\0');
-        if (getcwd(here.data(), here.size()) == nullptr) return fail_errno(errno, "getcwd");
-        root = fmt::format("{}/{}", here.c_str(), *root);
-    }
-    std::string default_root = "/var/lib/shale";
-    if (user_store) {
-        const std::string data = home_dir("XDG_DATA_HOME", "/.local/share");
-        if (data.empty() && !sources[0].root && !env.root)
-            return fail(Errc::FailedPrecondition, "neither XDG_DATA_HOME nor HOME is set; name the store with --root");
-        default_root = data + "/shale";
-    }
-    return resolve(sources, default_root, drivers::registry());
-}
-
 bool needs_namespace(const Verb &verb) {
-    return !std::holds_alternative<VersionArgs>(verb) && !std::holds_alternative<ConfigShowArgs>(verb);
+    return !std::holds_alternative<VersionArgs>(verb) && !std::holds_alternative<ConfigShowArgs>(verb) &&
+           !std::holds_alternative<ContainerdConfigArgs>(verb);
 }
 
 /// The first error wins; output that did not arrive is one too.
@@ -108,7 +45,8 @@ Result<int> run_verb(const CommandLine &line, mode_t user_umask) {
     context.user_umask = user_umask;
     context.cancel = &canceled;
     const bool user_store = geteuid() != 0 || getenv("SHALE_USERNS") != nullptr;
-    context.settings = TRY(load_settings(line.globals, user_store));
+    context.config = TRY(load_config(line.globals, user_store));
+    context.settings = TRY(resolve(context.config.sources, context.config.default_root, drivers::registry()));
     for (const std::string &note : context.settings.notes)
         context.detail("shale: note: " + note);
     if (needs_namespace(line.verb)) context.rootless = enter_user_namespace();

@@ -103,13 +103,14 @@ struct LeaseRmArgs {
     std::vector<std::string> ids;
 };
 struct ConfigShowArgs {};
+struct ContainerdConfigArgs {};
 
-using Verb =
-    std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs, ImageInspectArgs,
-                 ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
-                 ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
-                 ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
-                 GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs>;
+using Verb = std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs,
+                          ImageInspectArgs, ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs,
+                          LayerExportArgs, ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs,
+                          ContainerLsArgs, ContainerInspectArgs, ContainerDiffArgs, ContainerCommitArgs,
+                          ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs, GcArgs, DfArgs, CheckArgs,
+                          MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs, ContainerdConfigArgs>;
 
 struct CommandLine {
     Globals globals;

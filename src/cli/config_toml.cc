@@ -98,6 +98,45 @@ Status read_driver_table(const std::string &file, std::string_view driver, const
     return {};
 }
 
+Status read_shaled(const std::string &file, const toml::table &table, Source &out) {
+    constexpr std::array<std::string_view, 3> known{"metrics", "log_format", "log_level"};
+    for (const auto &[key, node] : table) {
+        if (key.str() == "metrics")
+            out.metrics = TRY(text_of(file, key, node));
+        else if (key.str() == "log_format")
+            out.log_format = TRY(text_of(file, key, node));
+        else if (key.str() == "log_level")
+            out.log_level = TRY(text_of(file, key, node));
+        else
+            return unknown_key(file, key, " in [shaled]", known);
+    }
+    return {};
+}
+
+Status read_snapshotters(const std::string &file, const toml::key &name, const toml::node &node, Source &out) {
+    constexpr std::array<std::string_view, 4> known{"name", "driver", "root", "socket"};
+    const auto *tables = node.as_array();
+    if (tables == nullptr || !node.is_array_of_tables())
+        return fail_at(file, name.source(), "snapshotter must be [[snapshotter]] tables");
+    for (const toml::node &one : *tables) {
+        SnapshotterTable &table = out.snapshotters.emplace_back();
+        table.origin = fmt::format("{}:{}", file, one.source().begin.line);
+        for (const auto &[key, value] : *one.as_table()) {
+            if (key.str() == "name")
+                table.name = TRY(text_of(file, key, value));
+            else if (key.str() == "driver")
+                table.driver = TRY(text_of(file, key, value));
+            else if (key.str() == "root")
+                table.root = TRY(text_of(file, key, value));
+            else if (key.str() == "socket")
+                table.socket = TRY(text_of(file, key, value));
+            else
+                return unknown_key(file, key, " in [[snapshotter]]", known);
+        }
+    }
+    return {};
+}
+
 Result<toml::table> parse_document(std::string_view text, const std::string &file) try {
     toml::parse_result parsed = toml::parse(text, file);
     if (!parsed) return fail_at(file, parsed.error().source(), std::string(parsed.error().description()));
@@ -111,7 +150,8 @@ Result<toml::table> parse_document(std::string_view text, const std::string &fil
 
 Result<Source> parse_toml(std::string_view text, const std::string &file) {
     const toml::table document = TRY(parse_document(text, file));
-    constexpr std::array<std::string_view, 5> known{"root", "driver", "durability", "jobs", "limits"};
+    constexpr std::array<std::string_view, 7> known{"root",   "driver",      "durability", "jobs",
+                                                    "limits", "snapshotter", "shaled"};
 
     Source out;
     out.name = file;
@@ -125,6 +165,10 @@ Result<Source> parse_toml(std::string_view text, const std::string &file) {
             out.jobs = TRY(number_of(file, key, node, false));
         } else if (name == "limits" && node.is_table()) {
             TRY(read_limits(file, *node.as_table(), out));
+        } else if (name == "snapshotter") {
+            TRY(read_snapshotters(file, key, node, out));
+        } else if (name == "shaled" && node.is_table()) {
+            TRY(read_shaled(file, *node.as_table(), out));
         } else if (name == "driver" && node.is_table()) {
             // [driver.NAME] tables; `driver = "NAME"` cannot stand beside them in TOML, so the name is "name" there.
             for (const auto &[driver, options] : *node.as_table()) {

@@ -15,13 +15,7 @@
 namespace shale::cli {
 
 Result<std::unique_ptr<store::Store>> Context::open_store(Access access) const {
-    store::StoreOptions options;
-    options.root = settings.root;
-    options.driver = settings.driver;
-    options.driver_options = settings.driver_options;
-    options.durability = settings.durability;
-    options.jobs = settings.jobs;
-    options.tar_limits = settings.limits;
+    store::StoreOptions options = store_options(settings);
     options.read_only = access == Access::read_only;
     options.migrating = access == Access::migrate;
     auto store = store::Store::open(options);

@@ -11,6 +11,7 @@
 
 #include "cli/args.h"
 #include "cli/json.h"
+#include "cli/load.h"
 #include "cli/options.h"
 #include "cli/table.h"
 
@@ -26,6 +27,7 @@ struct Rootless {
 class Context {
 public:
     Globals globals;
+    Config config;
     Settings settings;
     Rootless rootless;
     mode_t user_umask = 022; ///< as it was when shale started; for files that the user asked for

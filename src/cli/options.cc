@@ -207,6 +207,17 @@ Status take_option(Settings &settings, const StorageOpt &option, std::span<const
 
 } // namespace
 
+store::StoreOptions store_options(const Settings &settings) {
+    store::StoreOptions out;
+    out.root = settings.root;
+    out.driver = settings.driver;
+    out.driver_options = settings.driver_options;
+    out.durability = settings.durability;
+    out.jobs = settings.jobs;
+    out.tar_limits = settings.limits;
+    return out;
+}
+
 Result<Settings> resolve(std::span<const Source> sources, const std::string &default_root,
                          std::span<const drivers::DriverInfo> built) {
     Settings settings;

@@ -48,17 +48,25 @@ struct StorageOpt {
     std::string origin;      ///< "--storage-opt", "/etc/shale/shale.toml:7"
     bool of_section = false; ///< from a [driver.NAME] table: not used, but no error, when another driver is in use
 };
+/// A [[snapshotter]] table, or the flags that describe one. Unset = the default, or the global setting.
+struct SnapshotterTable {
+    std::string origin; ///< "/etc/shale/shale.toml:7", "flag"
+    std::optional<std::string> name, driver, root, socket;
+};
 /// What one source sets. Unset = the next source decides.
 struct Source {
     std::string name; ///< "flag", "environment", "/etc/shale/shale.toml", "/etc/docker/daemon.json"
     std::optional<std::string> root, driver, durability;
     std::optional<uint64_t> jobs, max_entries, max_layer_bytes;
     std::vector<StorageOpt> storage_opts;
-    std::vector<std::string> notes; ///< said at -v: what was passed over
+    std::vector<SnapshotterTable> snapshotters;
+    std::optional<std::string> metrics, log_format, log_level; ///< of shaled
+    std::vector<std::string> notes;                            ///< said at -v: what was passed over
 };
 
-/// Keys: root, driver, durability, jobs, [driver.NAME], [limits] entries, layer_bytes. Any other is InvalidArgument
-/// that names file:line and the nearest key.
+/// Keys: root, driver, durability, jobs, [driver.NAME], [limits] entries, layer_bytes, [[snapshotter]] name, driver,
+/// root, socket, [shaled] metrics, log_format, log_level. Any other is InvalidArgument that names file:line and the
+/// nearest key.
 Result<Source> parse_toml(std::string_view text, const std::string &file);
 /// Docker's daemon.json: storage-driver and storage-opts are taken, "graph" is refused, other keys are Docker's
 /// business.
@@ -77,6 +85,8 @@ struct Settings {
     std::map<std::string, std::string> origin; ///< setting -> name of the source that decided
     std::vector<std::string> notes;
 };
+/// How the store of these settings is opened.
+store::StoreOptions store_options(const Settings &settings);
 /// Merges; `sources` from the strongest to the weakest.
 Result<Settings> resolve(std::span<const Source> sources, const std::string &default_root,
                          std::span<const drivers::DriverInfo> built);

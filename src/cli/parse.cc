@@ -161,7 +161,8 @@ private:
 
     void add_plain() {
         add(&app_, "info", "Driver, backing file system, counts, versions", info_);
-        add(&app_, "drivers", "What each driver can do on this host, by trying", drivers_);
+        add(&app_, "drivers", "What each driver can do on this host, by trying", drivers_)
+            ->add_flag("--measure", drivers_.measure, "Also time what containers do, with each driver that works here");
         add(&app_, "version", "Version", version_);
         add(&app_, "gc", "Remove what nothing uses", gc_);
         add(&app_, "df", "Where the space is", df_);
@@ -172,6 +173,8 @@ private:
         check->add_flag("--repair", check_.repair, "Mend what can be mended from what the store holds");
         add(group("config", "Configuration"), "show", "The effective configuration and where it comes from",
             config_show_);
+        add(group("containerd", "For containerd"), "config",
+            "What its configuration needs to find shaled's snapshotters", containerd_config_);
     }
 
     void add_images() {
@@ -355,6 +358,7 @@ private:
     LeaseLsArgs lease_ls_;
     LeaseRmArgs lease_rm_;
     ConfigShowArgs config_show_;
+    ContainerdConfigArgs containerd_config_;
 };
 
 } // namespace

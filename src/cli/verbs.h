@@ -37,6 +37,7 @@ Result<int> run(Context &context, const LeaseCreateArgs &args);
 Result<int> run(Context &context, const LeaseLsArgs &args);
 Result<int> run(Context &context, const LeaseRmArgs &args);
 Result<int> run(Context &context, const ConfigShowArgs &args);
+Result<int> run(Context &context, const ContainerdConfigArgs &args);
 
 /// A layer as a JSON object.
 void write_layer(Json &json, const store::LayerInfo &layer);

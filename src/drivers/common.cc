@@ -88,10 +88,13 @@ Status LayerRoot::to_trash(const std::string &name, LayerId id) const {
         const auto done = rename_to_new(name, target);
         if (done) return {};
         if (done.error().sys_errno() == EEXIST) continue;
+        // A full btrfs refuses to rename, but it can always delete. What a crash leaves of it is a leftover.
+        if (done.error().code() == Errc::ResourceExhausted) return sys::remove_tree(fd(), name.c_str());
         if (!is_missing(done.error())) return done;
         // Either end may be what is missing.
         if (!TRY(sys::stat_if_exists(fd(), name.c_str()))) return {};
         const auto made = sys::make_dir(fd(), trash_name, 0700);
+        if (!made && made.error().code() == Errc::ResourceExhausted) return sys::remove_tree(fd(), name.c_str());
         if (!made && made.error().sys_errno() != EEXIST) return made;
         if (n > 1'000'000) return done;
     }
@@ -163,17 +166,27 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy 
     // Children before their parents: what depends on a layer is younger.
     std::ranges::sort(entries, std::greater{},
                       [](const sys::DirEntry &entry) { return parse_id(entry.name).value_or(LayerId{}); });
+    // An entry that cannot be deleted keeps no other from going; the first error is told when all were tried.
+    std::optional<Error> failed;
+    const auto note = [&](const Error &error) {
+        if (!failed) failed = error;
+    };
     for (const auto &entry : entries) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
-        const auto left = destroy ? TRY(destroy(opened->get(), entry.name.c_str())) : Destroyed::entries_remain;
+        const auto left = destroy ? destroy(opened->get(), entry.name.c_str()) : Destroyed::entries_remain;
+        if (!left) note(left.error());
         if (left == Destroyed::whole) ++removed;
         if (left != Destroyed::entries_remain) continue;
         uint32_t project = 0;
         if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
             project = sys::project_of(dir->get()).value_or(0);
-        TRY(sys::remove_tree(opened->get(), entry.name.c_str(), [&] { ++removed; }));
+        if (const auto gone = sys::remove_tree(opened->get(), entry.name.c_str(), [&] { ++removed; }); !gone) {
+            note(gone.error());
+            continue;
+        }
         if (project != 0) (void)sys::set_project_limits(fd(), project, {}); // the number can be given again
     }
+    if (failed) return std::unexpected(std::move(*failed));
     return removed;
 }
 
@@ -197,6 +210,13 @@ Result<Driver::TrashUsage> LayerRoot::trash() const {
     return out;
 }
 
+Result<uint64_t> LayerRoot::trash_layers() const {
+    const auto opened = sys::open_dir(fd(), trash_name);
+    if (opened) return TRY(sys::list_dir(opened->get())).size();
+    if (is_missing(opened.error())) return 0;
+    return std::unexpected(opened.error());
+}
+
 Result<std::vector<LayerId>> LayerRoot::list() const {
     std::vector<LayerId> out;
     const UniqueFd again = TRY(sys::open_dir(fd(), ".")); // own offset: calls may run at once
@@ -215,7 +235,7 @@ Result<UniqueFd> LayerRoot::open_part(LayerId id, const char *part) const {
     return opened;
 }
 
-Result<LayerRoot::Scratch> LayerRoot::scratch() const {
+Result<LayerRoot::Scratch> LayerRoot::scratch(const PutToRest &put_to_rest) const {
     static std::atomic<unsigned> counter;
     const UniqueFd again = TRY(sys::open_dir(fd(), "."));
     for (const auto &entry : TRY(sys::list_dir(again.get()))) {
@@ -223,8 +243,12 @@ Result<LayerRoot::Scratch> LayerRoot::scratch() const {
         if (!name.starts_with("probe-")) continue;
         name.remove_prefix(6);
         const auto pid = parse_id(name);
-        if (pid && ::kill(static_cast<pid_t>(pid->value), 0) != 0 && errno == ESRCH)
-            TRY(sys::remove_tree(fd(), entry.name.c_str()));
+        if (!pid || ::kill(static_cast<pid_t>(pid->value), 0) == 0 || errno != ESRCH) continue;
+        TRY(sys::unmount_all(fmt::format("{}/{}/", path_, entry.name))); // what it tried out
+        if (put_to_rest)
+            TRY(in_context(put_to_rest(TRY(sys::open_dir(fd(), entry.name.c_str())).get()),
+                           [&] { return fmt::format("{}/{}, which a probe left", path_, entry.name); }));
+        TRY(sys::remove_tree(fd(), entry.name.c_str()));
     }
     const std::string name = fmt::format("probe-{}-{}", ::getpid(), counter.fetch_add(1));
     TRY(sys::make_dir(fd(), name.c_str(), 0700));
@@ -232,7 +256,8 @@ Result<LayerRoot::Scratch> LayerRoot::scratch() const {
     out.dir = TRY(sys::open_dir(fd(), name.c_str()));
     out.path = path_ + "/" + name;
     const int own = TRY(sys::open_dir(fd(), ".")).release();
-    out.keep = std::shared_ptr<void>(nullptr, [own, name](void *) {
+    out.keep = std::shared_ptr<void>(nullptr, [own, name, path = out.path](void *) {
+        (void)sys::unmount_all(path + "/");
         (void)sys::remove_tree(own, name.c_str());
         ::close(own);
     });
@@ -291,18 +316,27 @@ Status walk_tree(int dir, const Visit &visit) {
     return {};
 }
 
-Result<Usage> walk_usage(int dir) {
+Result<Usage> walk_usage(int dir, int parent) {
     Usage out;
     std::unordered_set<uint64_t> linked;
-    auto add = [&](const struct stat &status) {
-        if (!S_ISDIR(status.st_mode) && status.st_nlink > 1 && !linked.insert(status.st_ino).second) return;
+    auto of_parent = [&](const std::string &path, const struct stat &status) -> Result<bool> {
+        if (parent < 0) return false;
+        const auto at = TRY(find_below(parent, path));
+        if (!at) return false;
+        const struct stat below = TRY(sys::stat_at(at->get(), ""));
+        return below.st_ino == status.st_ino && below.st_ctim.tv_sec == status.st_ctim.tv_sec &&
+               below.st_ctim.tv_nsec == status.st_ctim.tv_nsec;
+    };
+    auto add = [&](const std::string &path, const struct stat &status) -> Status {
+        if (TRY(of_parent(path, status))) return {};
+        if (!S_ISDIR(status.st_mode) && status.st_nlink > 1 && !linked.insert(status.st_ino).second) return {};
         out.bytes += static_cast<uint64_t>(status.st_blocks) * 512;
         ++out.inodes;
-    };
-    add(TRY(sys::stat_at(dir, "")));
-    TRY(walk_tree(dir, [&](int, const char *, const struct stat &status, std::string_view) -> Status {
-        add(status);
         return {};
+    };
+    TRY(add(".", TRY(sys::stat_at(dir, ""))));
+    TRY(walk_tree(dir, [&](int, const char *name, const struct stat &status, std::string_view path) {
+        return add(parent < 0 ? std::string() : std::string(path) + name, status);
     }));
     return out;
 }
@@ -419,6 +453,10 @@ Status ProjectQuota::adopt(LayerId id) {
     }
     return fail(Errc::ResourceExhausted,
                 fmt::format("no free project number for layer {} after 1,000 tries", id.value));
+}
+
+Status ProjectQuota::disown(LayerId id) {
+    return sys::set_project(TRY(layer(id)).get(), 0);
 }
 
 Status ProjectQuota::set(LayerId id, const Quota &quota) {

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -41,7 +42,8 @@ public:
     Status make(const char *name, mode_t mode, uid_t uid = 0, gid_t gid = 0) const;
     /// Two layers' directories change places; a missing `old` just receives.
     Status exchange(LayerId fresh, LayerId old) const;
-    /// Renames ROOT/`name` into the trash as belonging to layer `id`. Missing is fine.
+    /// Renames ROOT/`name` into the trash as belonging to layer `id`; where there is no room for that, removes it.
+    /// Missing is fine.
     Status to_trash(const std::string &name, LayerId id) const;
     /// What `destroy` did with an entry of the trash: took it away as a whole; left it to be unlinked entry by entry;
     /// left it for the next reaper, because it is in use.
@@ -50,17 +52,20 @@ public:
     /// The youngest first.
     Result<uint64_t> reap(const std::atomic<bool> *cancel, const Destroy &destroy = {}) const;
     Result<Driver::TrashUsage> trash() const;
+    Result<uint64_t> trash_layers() const;
     Result<std::vector<LayerId>> list() const;
     /// Opens the directory ROOT/<id>/`part`; a missing one is NotFound with the layer's id.
     Result<UniqueFd> open_part(LayerId id, const char *part) const;
 
-    /// A scratch directory for a probe (0700); those that dead processes left are removed first.
+    /// A scratch directory for a probe (0700). Those that dead processes left are removed first; `put_to_rest` takes
+    /// away what the driver keeps in one that is no file (devices, frozen subvolumes).
     struct Scratch {
         UniqueFd dir;
         std::string path;
         std::shared_ptr<void> keep; ///< removes the tree
     };
-    Result<Scratch> scratch() const;
+    using PutToRest = std::function<Status(int dir)>;
+    Result<Scratch> scratch(const PutToRest &put_to_rest = {}) const;
 
 private:
     /// EEXIST when the new name is taken.
@@ -77,9 +82,10 @@ private:
 /// Number of a layer from a directory name or the front of a trash name; nullopt: not one.
 std::optional<LayerId> parse_id(std::string_view name);
 
-/// Blocks and inodes below (and with) a directory; a file with several links counts once. Constant number of
-/// descriptors.
-Result<Usage> walk_usage(int dir);
+/// Blocks and inodes below (and with) a directory; a file with several links counts once. `parent` (-1: none): the tree
+/// that this one began as, by snapshot or by links; what is at the same path there, the same inode with the same change
+/// time, is not counted. Constant number of descriptors.
+Result<Usage> walk_usage(int dir, int parent = -1);
 
 /// Calls `visit(directory, name, status, path)` for everything below `dir`, a directory before what is in it; `path` is
 /// that of the directory, "" or "a/b/"; links are not followed. Memory: the current path and the names of directories
@@ -112,6 +118,8 @@ public:
     [[nodiscard]] virtual std::string_view kind() const noexcept = 0; ///< as `shale drivers` says it
     /// The fresh, empty layer is counted from now on.
     virtual Status adopt(LayerId id) = 0;
+    /// It is not counted any more, and what is put into its own directory can be shared with others.
+    virtual Status disown(LayerId /*id*/) { return {}; }
     /// nullopt: this layer is not counted.
     virtual Result<std::optional<Usage>> usage(LayerId id) = 0;
 };
@@ -124,6 +132,7 @@ public:
     Result<Quota> get(LayerId id) override;
     [[nodiscard]] std::string_view kind() const noexcept override { return "project"; }
     Status adopt(LayerId id) override; ///< gives its directory a number of its own
+    Status disown(LayerId id) override;
     Result<std::optional<Usage>> usage(LayerId id) override;
 
 private:

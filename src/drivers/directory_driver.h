@@ -18,6 +18,7 @@ public:
     Status remove(LayerId id) override { return root_.to_trash(to_string(id), id); }
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override { return root_.reap(cancel); }
     Result<TrashUsage> trash() override { return root_.trash(); }
+    Result<uint64_t> trash_layers() override { return root_.trash_layers(); }
     Result<std::vector<LayerId>> list() override { return root_.list(); }
     QuotaControl *quota() noexcept override { return counter_.get(); }
 

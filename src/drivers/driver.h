@@ -6,7 +6,7 @@
 //   import:    stage(id, parents) -> extraction fills the staged tree (upper form) -> apply(id, parents, staging,
 //   report)
 //              -> sync(id) : sealed
-//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id)
+//   container: create(id, parents) -> mounts(id) ... -> seal(id) -> sync(id) [-> settle(id)]
 //   removal:   remove(id) = rename into trash, O(1) -> reap() unlinks
 // Every call is safe to repeat after a crash: recovery of an unfinished layer is remove(id), whatever state it is in.
 // Thread safety: calls for different ids may run at once; the store serialises calls for one id.
@@ -93,8 +93,26 @@ public:
     virtual Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) = 0;
     /// A writable layer over `parents`; root directory has the nearest parent's mode, owner (else 0755 root).
     virtual Status create(LayerId id, Parents parents, const Quota &quota) = 0;
-    /// A writable layer becomes immutable. Not mounted any more (the store checks).
+    /// Who owns the root directory of a writable layer whose mount is an overlay, as seen from the host: its parents
+    /// are mounted with mapped ids, what is written is not. Before it is mounted.
+    virtual Status set_owner(LayerId /*id*/, uid_t /*uid*/, gid_t /*gid*/) { return {}; }
+    /// A writable layer becomes immutable, in O(1). Nothing writes to it any more (the store checks). Done again, it is
+    /// done; after a failure reopen() makes the layer what it was.
     virtual Status seal(LayerId id, Parents parents) = 0;
+    /// True: seal() has begun with this layer, which was made by create(): mounts() cannot give it for writing.
+    virtual Result<bool> is_sealed(LayerId /*id*/, Parents /*parents*/) { return false; }
+    /// Undoes a seal that no record followed; a layer that is not sealed stays as it is. FailedPrecondition: this
+    /// driver cannot, and the layer can only be sealed to the end or removed.
+    virtual Status reopen(LayerId /*id*/, Parents /*parents*/) { return {}; }
+
+    /// Sealed layers that are not yet in the form this driver keeps layers in, for that is not O(1): see settle().
+    virtual Result<std::vector<LayerId>> unsettled() { return std::vector<LayerId>(); }
+    /// Asked when the layer's new form is complete and on stable storage: what is returned is held while the old form
+    /// goes, and nobody uses the layer or begins to; null: not now.
+    using Permit = std::function<Result<std::shared_ptr<void>>()>;
+    /// Brings a sealed layer into the form this driver keeps layers in. Reads of it go on meanwhile. False: `permit`
+    /// was not given, nothing has changed.
+    virtual Result<bool> settle(LayerId /*id*/, const Permit & /*permit*/) { return true; }
     /// Everything of these layers is on stable storage when this returns (one syncfs for all).
     virtual Status sync(std::span<const LayerId> ids) = 0;
 
@@ -119,6 +137,8 @@ public:
         std::vector<LayerId> ids;
     };
     virtual Result<TrashUsage> trash() = 0;
+    /// How many layers lie in the trash; their trees are not looked at.
+    virtual Result<uint64_t> trash_layers() = 0;
 
     /// Every layer that has anything on disk (staged, active, sealed; not the trash). Enumerates the disk, not records.
     virtual Result<std::vector<LayerId>> list() = 0;
@@ -176,6 +196,8 @@ struct DriverInfo {
     /// `root`: the store's directory for this driver; made by the factory (0700 / 0711).
     Result<std::unique_ptr<Driver>> (*open)(const std::string &root, const DriverOptions &options);
     Footprint footprint{};
+    /// A sealed layer holds its own changes only, in a form that is right over any parents: it can be put on others.
+    bool rebases = false;
 };
 
 /// All drivers, by priority. registry.cc is the only list.

@@ -2,19 +2,17 @@
 #include "drivers/mounted_tree_driver.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <system_error>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "sys/fs.h"
+#include "sys/random.h"
 
 namespace shale::drivers {
 namespace {
@@ -35,13 +33,6 @@ Result<VolumeId> read_volume(int dir, const std::string &layer) {
 
 std::string stage_mark(LayerId id) {
     return to_string(id) + "/stage";
-}
-
-Result<std::string> random_name() {
-    std::array<unsigned char, 16> bytes{};
-    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-        return fail_errno(errno, "getrandom");
-    return fmt::format(".shale-stage-{:02x}", fmt::join(bytes, ""));
 }
 
 } // namespace
@@ -85,11 +76,22 @@ Status MountedTreeDriver::make_layer(LayerId id, Parents parents) {
     TRY(sys::make_symlink(std::to_string(volume.value), layer.get(), volume_mark));
     TRY(sys::fsync_fd(layer.get()));
     TRY(sys::fsync_fd(root_.fd()));
-    return in_context(make_volume(volume, parent), [&] { return fmt::format("layer {}", id.value); });
+    auto made = make_volume(volume, parent);
+    // The volume is another layer's: this one's undo must not take it away.
+    if (!made && made.error().sys_errno() == EEXIST) TRY(sys::unlink_at(layer.get(), volume_mark));
+    return in_context(std::move(made), [&] { return fmt::format("layer {}", id.value); });
 }
 
 Status MountedTreeDriver::make_immutable(LayerId id) {
     return freeze_volume(TRY(volume_of(id)));
+}
+
+Result<bool> MountedTreeDriver::is_sealed(LayerId id, Parents /*parents*/) {
+    return is_frozen(TRY(volume_of(id)));
+}
+
+Status MountedTreeDriver::reopen(LayerId id, Parents /*parents*/) {
+    return thaw_volume(TRY(volume_of(id)));
 }
 
 Status MountedTreeDriver::create(LayerId id, Parents parents, const Quota &quota) {
@@ -148,7 +150,7 @@ Result<std::string> MountedTreeDriver::stage_name(LayerId id) const {
 }
 
 Result<Driver::View> MountedTreeDriver::make_stage(LayerId id) {
-    const std::string name = TRY(random_name());
+    const std::string name = ".shale-stage-" + TRY(sys::random_hex(16));
     TRY(sys::write_file_durably(root_.fd(), stage_mark(id).c_str(), name));
     View stage = TRY(open_volume(TRY(volume_of(id)), Access::read_write));
     TRY(sys::make_dir(stage.root.get(), name.c_str(), 0755));

@@ -31,6 +31,8 @@ public:
     [[nodiscard]] bool stages_alone() const noexcept override { return false; }
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status prove_mount(LayerId id, const std::string &target) override;
+    Result<bool> is_sealed(LayerId id, Parents parents) override;
+    Status reopen(LayerId id, Parents parents) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Status sync(std::span<const LayerId> ids) override;
     /// Unavailable while volumes wait in the trash: their marks are all that names them.
@@ -40,7 +42,8 @@ public:
 
 protected:
     using TreeDriver::TreeDriver;
-    /// A new volume: a snapshot of the (sealed) parent's, or an empty file system (root 0755 root:root).
+    /// A new volume: a snapshot of the (sealed) parent's, or an empty file system (root 0755 root:root). An error with
+    /// EEXIST says that there is a volume of that number, which is not this layer's.
     virtual Status make_volume(VolumeId volume, std::optional<VolumeId> parent) = 0;
     /// How to mount the volume, ready to be mounted (an inactive device is activated). NotFound: there is none.
     virtual Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) = 0;
@@ -50,6 +53,9 @@ protected:
     virtual Status prove(VolumeId volume, int root) = 0;
     /// Will not change any more, and is mounted nowhere.
     virtual Status freeze_volume(VolumeId volume) = 0;
+    /// Where a frozen volume differs from one that is not mounted: whether it is frozen, and the undo of that.
+    virtual Result<bool> is_frozen(VolumeId /*volume*/) { return false; }
+    virtual Status thaw_volume(VolumeId /*volume*/) { return {}; }
     /// What holds these volumes together (pool) is on stable storage; what was written into them is when this is
     /// called.
     virtual Status sync_volumes(std::span<const VolumeId> volumes) = 0;

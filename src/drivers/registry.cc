@@ -20,13 +20,23 @@ namespace {
 
 const auto &table() {
     static const std::array rows{
-        DriverInfo{"overlay2", 10, "one directory a layer, merged by the kernel's overlay", overlay2::option_infos(),
-                   overlay2::open},
+        DriverInfo{"overlay2",
+                   10,
+                   "one directory a layer, merged by the kernel's overlay",
+                   overlay2::option_infos(),
+                   overlay2::open,
+                   {},
+                   true},
         DriverInfo{"btrfs", 20, "one btrfs subvolume a layer, a snapshot of its parent", btrfs::option_infos(),
                    btrfs::open},
         DriverInfo{"zfs", 25, "one dataset a layer, a clone of its parent's snapshot", zfs::option_infos(), zfs::open},
-        DriverInfo{"erofs", 30, "one immutable EROFS image a layer, merged by the kernel's overlay",
-                   erofs::option_infos(), erofs::open},
+        DriverInfo{"erofs",
+                   30,
+                   "one immutable EROFS image a layer, merged by the kernel's overlay",
+                   erofs::option_infos(),
+                   erofs::open,
+                   {},
+                   true},
         DriverInfo{"devicemapper", 80, "one thin volume a layer, a snapshot of its parent, with ext4 or XFS in it",
                    devicemapper::option_infos(), devicemapper::open},
         DriverInfo{

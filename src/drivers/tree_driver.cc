@@ -54,7 +54,7 @@ Status settle_modes(int stage, const archive::ExtractReport &report, const Appli
 Result<Staging> TreeDriver::stage(LayerId id, Parents parents) {
     TRY(remove(id));
     TRY(make_layer(id, parents));
-    TRY(count(id));
+    if (!links_to_parents()) TRY(count(id)); // an inode belongs to one project, its links to several layers
     View stage = TRY(make_stage(id));
     return Staging{std::make_unique<archive::DirectoryTree>(std::move(stage.root)), archive::WhiteoutForm::oci_names,
                    std::move(stage.keep)};
@@ -78,6 +78,7 @@ Status TreeDriver::remove_stage(LayerId id, int /*tree*/) {
 }
 
 Status TreeDriver::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
+    if (staged.tree) TRY(flush(staged.tree->root()));
     staged = {}; // its mount may stand in the way of what make_tree() mounts
     TRY(merge(id, parents, report));
     return make_immutable(id); // now that nothing of it is open
@@ -105,7 +106,8 @@ Status TreeDriver::merge(LayerId id, Parents parents, const archive::ExtractRepo
     TRY(copy_metadata(root_like.get(), fs.get()));
     TRY(remove_stage(id, fs.get()));
     TRY(lock_again(fs.get(), modes));
-    return sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim);
+    TRY(sys::set_times(fs.get(), "", staged_root.st_atim, staged_root.st_mtim));
+    return flush(fs.get());
 }
 
 Status TreeDriver::create(LayerId id, Parents parents, const Quota &quota) {
@@ -126,11 +128,13 @@ Result<std::vector<sys::MountSpec>> TreeDriver::mounts(LayerId id, Parents /*par
                                       {access == Access::read_write ? "rw" : "ro", "rbind"}}};
 }
 
-Result<Usage> TreeDriver::usage(LayerId id, Parents /*parents*/) {
+Result<Usage> TreeDriver::usage(LayerId id, Parents parents) {
     if (const auto known = TRY(counted(id))) return *known;
     auto fs = open_tree(id);
     if (!fs && fs.error().code() == Errc::NotFound) fs = open_stage(id, -1);
-    return walk_usage(TRY(std::move(fs)).root.get());
+    const View tree = TRY(std::move(fs));
+    if (parents.empty() || !trees_are_snapshots()) return walk_usage(tree.root.get());
+    return walk_usage(tree.root.get(), TRY(open_tree(parents.front())).root.get());
 }
 
 Result<Driver::DiffReport> TreeDriver::diff(LayerId id, Parents parents, const archive::Sink &sink) {

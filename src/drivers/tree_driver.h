@@ -37,6 +37,9 @@ protected:
     virtual Result<View> make_stage(LayerId id);
     virtual Result<View> open_stage(LayerId id, int tree);
     virtual Status remove_stage(LayerId id, int tree);
+    /// What was written into the tree with this descriptor reaches the disk, or an error says that it did not, where
+    /// its mount is about to end and a later sync would hear of nothing.
+    virtual Status flush(int /*fs*/) { return {}; }
     /// The layer will not change any more.
     virtual Status make_immutable(LayerId /*id*/) { return {}; }
     /// A tree begins as the same inodes as its parent's (see archive::PackOptions::snapshot).

@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 #include <sys/statfs.h>
 
+#include <algorithm>
 #include <charconv>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "store/records.h"
+#include "store/reserve.h"
 #include "store/store.h"
 #include "sys/fs.h"
 
@@ -77,6 +79,7 @@ Result<SpaceReport> Store::space() {
     for (const auto &layer : TRY(list_layers())) {
         const auto chain = TRY(chain_of(layer.id));
         owned.insert(layer.id);
+        if (chain.empty()) continue; // a snapshot that was removed just now
         auto usage = driver_->usage(layer.id, std::span(chain).subspan(1));
         if (!usage) continue; // a damaged layer is check's business
         layer_bytes[layer.id] = usage->bytes;
@@ -91,6 +94,20 @@ Result<SpaceReport> Store::space() {
         containers.bytes += usage->bytes;
         containers.inodes += usage->inodes;
     }
+    Tally snapshots;
+    std::vector<std::pair<LayerId, std::optional<LayerId>>> active; // and what it stands on
+    auto rows =
+        TRY(records_->prepare("SELECT s.layer, p.layer FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent "
+                              "WHERE s.kind <> 3 AND s.layer IS NOT NULL"));
+    while (TRY(rows.step()))
+        active.emplace_back(rows.id(0), rows.is_null(1) ? std::nullopt : std::optional(rows.id(1)));
+    for (const auto &[id, parent] : active) {
+        owned.insert(id);
+        auto usage = driver_->usage(id, TRY(container_chain(parent)));
+        if (!usage) continue;
+        snapshots.bytes += usage->bytes;
+        snapshots.inodes += usage->inodes;
+    }
     Tally orphans;
     for (const LayerId id : TRY(driver_->list())) {
         if (owned.contains(id)) continue;
@@ -101,6 +118,12 @@ Result<SpaceReport> Store::space() {
     }
     const Tally blobs = TRY(tally_flat(blobs_fd_.get()));
     Tally records = TRY(tally_flat(root_fd_.get()));
+    Tally reserve;
+    if (const auto file = TRY(sys::stat_if_exists(root_fd_.get(), reserve_name))) {
+        reserve = {static_cast<uint64_t>(file->st_blocks) * 512, 1};
+        records.bytes -= std::min(records.bytes, reserve.bytes);
+        --records.inodes;
+    }
     if (auto tmp = sys::open_dir(root_fd_.get(), "tmp")) {
         const Tally flat = TRY(tally_flat(tmp->get()));
         records.bytes += flat.bytes;
@@ -111,9 +134,14 @@ Result<SpaceReport> Store::space() {
     const auto root = TRY(sys::stat_at(root_fd_.get(), ""));
     const Tally open_deleted = deleted_but_open(root.st_dev);
 
-    report.rows = {{"layers", layers.bytes, layers.inodes},  {"containers", containers.bytes, containers.inodes},
-                   {"blobs", blobs.bytes, blobs.inodes},     {"records and directories", records.bytes, records.inodes},
-                   {"trash", trashed.bytes, trashed.inodes}, {"orphans (shale gc)", orphans.bytes, orphans.inodes}};
+    report.rows = {{"layers", layers.bytes, layers.inodes},
+                   {"containers", containers.bytes, containers.inodes},
+                   {"active snapshots", snapshots.bytes, snapshots.inodes},
+                   {"blobs", blobs.bytes, blobs.inodes},
+                   {"records and directories", records.bytes, records.inodes},
+                   {"reserve", reserve.bytes, reserve.inodes},
+                   {"trash", trashed.bytes, trashed.inodes},
+                   {"orphans (shale gc)", orphans.bytes, orphans.inodes}};
     Tally sum;
     for (const auto &row : report.rows) {
         sum.bytes += row.bytes;

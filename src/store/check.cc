@@ -14,6 +14,7 @@
 #include "store/locks.h"
 #include "store/records.h"
 #include "store/store.h"
+#include "store/upkeep.h"
 #include "sys/fs.h"
 
 namespace shale::store {
@@ -51,24 +52,36 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
         problem(object, what, "import an image that holds it again");
     }
 
-    // Records against the driver's disk.
+    // Records against the driver's disk. Snapshots come and go meanwhile: the records are read first, so that each has
+    // its directory, and what is wrong with one counts only while there still is a record of it.
+    const auto layers = TRY(list_layers());
+    const auto containers = TRY(list_containers());
     std::unordered_set<LayerId> on_disk;
     for (const LayerId id : TRY(driver_->list()))
         on_disk.insert(id);
-    for (const auto &layer : TRY(list_layers())) {
+    const auto recorded = [&](std::string_view rows, LayerId id) -> Result<bool> {
+        auto row = TRY(records_->prepare(rows));
+        return TRY(row.bind(id).step());
+    };
+    for (const auto &layer : layers) {
         ++report.layers;
         const std::string object = fmt::format("layer {} ({})", layer.id.value, layer.chain_id.text().substr(0, 19));
         if (progress) progress({ProgressEvent::Kind::note, object, report.layers, 0});
+        std::vector<LayerId> chain;
         std::vector<std::string> found;
-        const auto chain = TRY(chain_of(layer.id));
-        const auto parents = std::span(chain).subspan(1);
-        if (!on_disk.contains(layer.id))
-            found.emplace_back("its directory is missing");
-        else
+        const auto look = [&]() -> Status {
+            chain = TRY(chain_of(layer.id));
+            if (chain.empty()) return fail(Errc::NotFound, object + " has gone");
+            const auto parents = std::span(chain).subspan(1);
+            if (!on_disk.contains(layer.id)) {
+                found.emplace_back("its directory is missing");
+                return {};
+            }
             found = TRY(driver_->check(layer.id, parents));
-        on_disk.erase(layer.id);
-        if (found.empty() && level == CheckLevel::data) found = TRY(driver_->verify(layer.id));
-        if (found.empty() && level != CheckLevel::quick && !bad_blobs.contains(layer.blob)) {
+            if (found.empty() && level == CheckLevel::data) found = TRY(driver_->verify(layer.id));
+            // A committed snapshot has no blob that it could be compared with.
+            if (!found.empty() || level == CheckLevel::quick || layer.blob.empty() || bad_blobs.contains(layer.blob))
+                return {};
             auto compared = compare_layer(layer, parents, level);
             if (compared) {
                 report.entries += compared->entries;
@@ -76,11 +89,17 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
             } else {
                 found.push_back(compared.error().text());
             }
-        }
-        if (found.empty()) continue;
+            return {};
+        };
+        auto looked = look();
+        on_disk.erase(layer.id);
+        if (looked && found.empty()) continue;
+        if (!TRY(recorded("SELECT 1 FROM layers WHERE id = ?", layer.id))) continue; // it has gone
+        TRY(std::move(looked));
+        const auto parents = std::span(chain).subspan(1);
         bool repaired = false;
         std::string failure;
-        if (repair && !bad_blobs.contains(layer.blob)) {
+        if (repair && !layer.blob.empty() && !bad_blobs.contains(layer.blob)) {
             if (auto done = reapply_layer(layer, parents); done)
                 repaired = true;
             else
@@ -89,7 +108,15 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
         for (auto &what : found)
             problem(object, what + failure, import_again).repaired = repaired;
     }
-    for (const auto &container : TRY(list_containers())) {
+    {
+        auto rows = TRY(records_->prepare("SELECT name FROM snapshots WHERE synced = ? ORDER BY name"));
+        rows.bind(static_cast<int64_t>(SyncState::failed));
+        while (TRY(rows.step()))
+            problem("snapshot " + rows.text(0),
+                    "the kernel could not write all of its data, and it goes at the next boot",
+                    "remove it and what stands on it, and pull it again");
+    }
+    for (const auto &container : containers) {
         ++report.containers;
         if (!on_disk.contains(container.id))
             problem("container " + container.name, "its directory is missing",
@@ -99,16 +126,26 @@ Result<CheckReport> Store::check(CheckLevel level, const Progress &progress, boo
                 problem("container " + container.name, std::move(what), "see docs/operations.md");
         on_disk.erase(container.id);
     }
-    // What is made just now owns a directory too: a layer by its intent, a container by its byte until its row is
-    // there.
+    // What is made or removed just now owns a directory too: a layer by its intent, a container or a snapshot by its
+    // byte.
+    std::vector<LayerId> unnamed;
     for (const LayerId id : on_disk) {
         auto owner = TRY(locks_->hold());
         if (!TRY(owner.try_add(Locks::container_offset(id), sys::LockMode::shared))) continue;
-        auto row = TRY(
-            records_->prepare("SELECT 1 FROM layers WHERE id = ?1 UNION ALL SELECT 1 FROM containers WHERE id = ?1"));
-        if (!TRY(row.bind(id).step()))
-            problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
+        if (!TRY(recorded(
+                "SELECT 1 FROM layers WHERE id = ?1 UNION ALL SELECT 1 FROM containers WHERE id = ?1 UNION ALL "
+                "SELECT 1 FROM snapshots WHERE layer = ?1",
+                id)))
+            unnamed.push_back(id);
     }
+    if (!unnamed.empty()) {
+        on_disk.clear();
+        for (const LayerId id : TRY(driver_->list()))
+            on_disk.insert(id);
+    }
+    for (const LayerId id : unnamed)
+        if (on_disk.contains(id)) // it was not in the middle of its removal
+            problem(fmt::format("directory of layer {}", id.value), "no record names it", "shale gc");
 
     for (const auto &image : TRY(list_images()))
         for (const auto &document : {image.manifest, image.config})

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "store/locks.h"
 #include "store/records.h"
+#include "store/reserve.h"
 #include "store/store.h"
 #include "sys/fs.h"
 
@@ -16,6 +17,7 @@ namespace shale::store {
 Result<CommitResult> Store::commit_container(const CommitRequest &request) {
     const std::string name = TRY(oci::normalize_reference(request.name));
     CommitResult out;
+    TRY(hold_reserve(root_fd_.get()));
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
     const auto info = TRY(hold_container(locks, request.container));

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "store/locks.h"
 #include "store/records.h"
+#include "store/reserve.h"
 #include "store/store.h"
 
 namespace shale::store {
@@ -69,6 +70,7 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
             fmt::format("driver {} cannot limit a container here; `shale drivers` says why (overlay2 needs ext4 or xfs "
                         "mounted with prjquota)",
                         driver_->name()));
+    TRY(hold_reserve(root_fd_.get()));
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
 
@@ -82,7 +84,7 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
             info.parents.push_back(layers.id(0));
     }
     if (info.parents.size() + 1 > driver_->max_depth())
-        return fail(Errc::FailedPrecondition,
+        return fail(Errc::ResourceExhausted,
                     fmt::format("image {} has {} layers; driver {} can stack {} with a container's own", image,
                                 info.parents.size(), driver_->name(), driver_->max_depth()));
     info.quota = quota;
@@ -143,9 +145,16 @@ Result<LayerId> Store::container_id(std::string_view reference) {
 Result<std::vector<LayerId>> Store::container_chain(std::optional<LayerId> parent) {
     if (!parent) return std::vector<LayerId>();
     const std::lock_guard lock(chains_mutex_);
+    constexpr size_t enough = 10'000; // other processes remove layers, too
     auto known = chains_.find(*parent);
+    if (known == chains_.end() && chains_.size() >= enough) chains_.clear();
     if (known == chains_.end()) known = chains_.emplace(*parent, TRY(chain_of(parent))).first;
     return known->second;
+}
+
+void Store::forget_chain(LayerId id) {
+    const std::lock_guard lock(chains_mutex_);
+    chains_.erase(id);
 }
 
 Result<ContainerInfo> Store::complete(Row &&row) {
@@ -315,13 +324,13 @@ Status Store::remove_container(std::string_view reference, bool force) {
     if (auto gone = sys::unlink_at(root_fd_.get(), fmt::format("mnt/{}", info.id.value).c_str(), AT_REMOVEDIR);
         !gone && gone.error().sys_errno() != ENOENT)
         return gone;
-    {
+    TRY(making_room([&]() -> Status {
         auto tx = TRY(records_->begin(Sync::relaxed));
         auto drop = TRY(tx.prepare("DELETE FROM containers WHERE id = ?"));
         TRY(drop.bind(info.id).run());
-        TRY(tx.commit());
-    }
-    return driver_->remove(info.id);
+        return tx.commit();
+    }));
+    return making_room([&] { return driver_->remove(info.id); });
 }
 
 Result<drivers::Usage> Store::container_usage(const ContainerInfo &container) {

@@ -4,7 +4,9 @@
 // sweep takes it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <unordered_set>
 
 #include "base/units.h"
@@ -23,6 +25,7 @@ WITH RECURSIVE
  root(id) AS (
   SELECT layer FROM image_layers
   UNION SELECT parent FROM containers WHERE parent IS NOT NULL
+  UNION SELECT layer FROM snapshots WHERE layer IS NOT NULL
   UNION SELECT parent FROM layers WHERE state = 'staging' AND parent IS NOT NULL
   UNION SELECT CAST(substr(ref, 7) AS INTEGER) FROM refs WHERE ref LIKE 'layer:%'),
  keep(id) AS (SELECT id FROM root UNION SELECT l.parent FROM layers l JOIN keep k ON l.id = k.id WHERE l.parent IS NOT NULL)
@@ -44,14 +47,40 @@ Result<GcReport> Store::gc(bool dry_run) {
     {
         auto locks = TRY(locks_->hold());
         TRY(locks.add(Locks::gc_offset, sys::LockMode::exclusive));
-        TRY(sweep(dry_run, report));
+        TRY(making_room([&] { return sweep(dry_run, report = {}); }));
     }
-    if (!dry_run) report.reaped_entries = TRY(reap());
+    if (dry_run) return report;
+    report.reaped_entries = TRY(reap());
+    auto settled = TRY(settle_all(nullptr)); // this takes room before it gives some back
+    report.settled = settled.settled;
+    std::ranges::move(settled.what, std::back_inserter(report.what));
+    if (report.settled != 0) report.reaped_entries += TRY(reap());
     return report;
 }
 
 Result<uint64_t> Store::reap(const std::atomic<bool> *cancel) {
     return driver_->reap(cancel);
+}
+
+/// What is on disk and in no row, but for `just_removed`. The caller holds the gc byte exclusively. The disk is read
+/// before the rows, and rows are written before the disk, so whatever a live process has just made is seen as owned.
+Result<std::vector<LayerId>> Store::leftover_layers(std::span<const LayerId> just_removed) {
+    std::vector<LayerId> out = TRY(driver_->list());
+    std::unordered_set<LayerId> owned(just_removed.begin(), just_removed.end());
+    auto rows = TRY(records_->prepare("SELECT id FROM layers UNION SELECT id FROM containers "
+                                      "UNION SELECT layer FROM snapshots WHERE layer IS NOT NULL"));
+    while (TRY(rows.step()))
+        owned.insert(rows.id(0));
+    std::erase_if(out, [&](LayerId id) { return owned.contains(id); });
+    return out;
+}
+
+Status Store::sweep_leftovers() {
+    auto locks = TRY(locks_->hold());
+    if (!TRY(locks.try_add(Locks::gc_offset, sys::LockMode::exclusive))) return {}; // somebody makes something just now
+    for (const LayerId id : TRY(leftover_layers({})))
+        TRY(driver_->remove(id));
+    return {};
 }
 
 /// The caller holds the gc byte exclusively: nobody has objects that no root names yet.
@@ -109,16 +138,7 @@ Status Store::sweep(bool dry_run, GcReport &report) {
                 return gone;
     }
 
-    // Leftovers: what is on disk and in no row. The disk is read before the rows, and rows are written before the disk,
-    // so whatever a live process has just made is seen as owned.
-    const auto on_disk = TRY(driver_->list());
-    std::unordered_set<LayerId> owned;
-    auto rows = TRY(records_->prepare("SELECT id FROM layers UNION SELECT id FROM containers"));
-    while (TRY(rows.step()))
-        owned.insert(rows.id(0));
-    const std::unordered_set<LayerId> just_removed(layers.begin(), layers.end());
-    for (const LayerId id : on_disk) {
-        if (owned.contains(id) || just_removed.contains(id)) continue;
+    for (const LayerId id : TRY(leftover_layers(layers))) {
         ++report.leftovers;
         report.what.push_back(fmt::format("directory of layer {}: no record names it", id.value));
         if (!dry_run) TRY(driver_->remove(id));

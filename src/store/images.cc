@@ -127,16 +127,16 @@ Result<Store::Removed> Store::remove_image(std::string_view reference, bool forc
         removed.deleted = manifest;
     }
     if (dry_run) return removed;
-    {
+    TRY(making_room([&]() -> Status {
         auto tx = TRY(records_->begin(Sync::synced));
         for (const auto &name : removed.untagged) {
             auto drop = TRY(tx.prepare("DELETE FROM names WHERE name = ?"));
             TRY(drop.bind(std::string_view(name)).run());
         }
-        TRY(tx.commit());
-    }
+        return tx.commit();
+    }));
     GcReport report;
-    if (removed.deleted) TRY(sweep(false, report));
+    if (removed.deleted) TRY(making_room([&] { return sweep(false, report); }));
     return removed;
 }
 

@@ -20,6 +20,7 @@
 #include "store/id_space.h"
 #include "store/locks.h"
 #include "store/records.h"
+#include "store/reserve.h"
 #include "store/store.h"
 #include "sys/fs.h"
 
@@ -46,6 +47,7 @@ std::string short_digest(const Digest &digest) {
 
 Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest &request, const Progress &progress,
                                                         const std::atomic<bool> *cancel) {
+    TRY(hold_reserve(root_fd_.get()));
     auto select = request.select;
     select.spool_dir = options_.root + "/tmp";
     const auto sources = TRY(oci::open_source(request.source, select));
@@ -366,7 +368,7 @@ Result<ImportedImage> Store::import_one(const oci::SourceImage &source, const Im
     if (names.empty()) names = {"imported:" + short_digest(manifest)};
     if (source.manifest.layers.size() + 1 > driver_->max_depth())
         return fail(
-            Errc::FailedPrecondition,
+            Errc::ResourceExhausted,
             fmt::format(
                 "the image has {} layers; driver {} can stack {} including a container's own; squash the image, or "
                 "use --driver vfs, which has no limit",

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/locks.h"
 
+#include <fmt/format.h>
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <thread>
 
 namespace shale::store {
 namespace {
@@ -16,6 +19,21 @@ Result<UniqueFd> open_lock_file(int root_dir) {
 }
 
 } // namespace
+
+Status LockHold::add_within(std::chrono::milliseconds patience, uint64_t offset, sys::LockMode mode) {
+    // The kernel's own waiting has no end. Short at first: most are held for less than a millisecond.
+    constexpr std::chrono::milliseconds longest{20};
+    const auto end = std::chrono::steady_clock::now() + patience;
+    for (std::chrono::microseconds pause{50};; pause = std::min<std::chrono::microseconds>(pause * 2, longest)) {
+        if (TRY(try_add(offset, mode))) return {};
+        if (std::chrono::steady_clock::now() >= end)
+            return fail(Errc::Aborted,
+                        fmt::format("another process has held the lock of this operation for {} seconds; nothing was "
+                                    "changed. `lslocks` shows who holds {} of the store's file \"lock\"",
+                                    std::chrono::duration_cast<std::chrono::seconds>(patience).count(), offset));
+        std::this_thread::sleep_for(pause);
+    }
+}
 
 Result<std::unique_ptr<Locks>> Locks::open(int root_dir) {
     auto locks = std::make_unique<Locks>();

@@ -14,6 +14,7 @@
 #include "store/locks.h"
 #include "store/migration.h"
 #include "store/records.h"
+#include "store/reserve.h"
 #include "sys/fs.h"
 
 namespace shale::store {
@@ -77,6 +78,8 @@ Result<MigratePlan> read_plan(Records &records) {
     plan.moved_to = TRY(records.meta("moved_to"));
     plan.options = split_options(TRY(records.meta("migrate_options")));
     plan.from_options = split_options(TRY(records.meta("migrate_from_options")));
+    if (plan.phase == MigratePhase::copying)
+        plan.has_copies = TRY(TRY(records.prepare("SELECT 1 FROM migration LIMIT 1")).step());
     return plan;
 }
 
@@ -109,22 +112,36 @@ Status Migration::begin(const MigrateRequest &request) {
     fresh.driver = request.driver;
     fresh.root = request.root;
     fresh.options = request.options;
-    // Before anything is recorded: a driver that cannot work there must not need a rollback.
-    side_ = TRY(NewSide::open(fresh, store_.root(), store_.durable()));
-    const auto probed = TRY(side_->driver().probe());
-    if (!probed.usable) {
-        (void)side_->discard(nullptr);
-        return fail(Errc::FailedPrecondition,
-                    fmt::format("driver {} does not work at {}: {}", request.driver,
-                                request.root.empty() ? store_.root() : request.root, probed.reason));
+    // First: what is made from now on belongs to a plan that a rollback can read.
+    TRY(record_plan(fresh));
+    if (auto opened = open_new_side(fresh); !opened) {
+        // It never began, so it must not need a rollback; when this fails, one does the rest.
+        side_.reset();
+        std::vector<std::string> notes;
+        (void)store_.drop_plan(fresh, nullptr, notes);
+        for (auto &note : notes)
+            opened = std::unexpected(std::move(opened).error().add(std::move(note)));
+        return opened;
     }
+    return {};
+}
+
+Status Migration::open_new_side(const MigratePlan &plan) {
+    side_ = TRY(NewSide::open(plan, store_.root(), store_.durable()));
+    const auto probed = TRY(side_->driver().probe());
+    if (probed.usable) return {};
+    return fail(Errc::FailedPrecondition,
+                fmt::format("driver {} does not work at {}: {}", plan.driver, side_->root(), probed.reason));
+}
+
+Status Migration::record_plan(const MigratePlan &plan) {
     auto tx = TRY(store_.records_->begin(Sync::synced));
     auto table = TRY(tx.prepare("CREATE TABLE IF NOT EXISTS migration(item TEXT PRIMARY KEY, digest TEXT NOT NULL) "
                                 "WITHOUT ROWID"));
     TRY(table.run());
-    TRY(put_meta(tx, "migrate_driver", request.driver));
-    TRY(put_meta(tx, "migrate_root", request.root));
-    TRY(put_meta(tx, "migrate_options", join_options(request.options)));
+    TRY(put_meta(tx, "migrate_driver", plan.driver));
+    TRY(put_meta(tx, "migrate_root", plan.root));
+    TRY(put_meta(tx, "migrate_options", join_options(plan.options)));
     TRY(put_meta(tx, "migrate_phase", copy_phase));
     return tx.commit();
 }
@@ -272,17 +289,10 @@ Result<MigrateReport> Store::migrate(const MigrateRequest &asked, const Progress
     MigrateRequest request = asked;
     request.root = TRY(other_root(asked.root, options_.root));
     TRY(drivers::find_driver(request.driver));
+    TRY(check_no_active_snapshots());
+    TRY(hold_reserve(root_fd_.get()));
     auto turn = TRY(hold_migration());
-    if (!request.force) {
-        const auto estimate = TRY(estimate_migration(request));
-        if (!estimate.fits())
-            return fail(
-                Errc::ResourceExhausted,
-                fmt::format("the copy needs {} bytes and {} inodes, {} ({}) has {} and {} free; make room, name "
-                            "another --to-root, or use --force (the estimate is an upper bound)",
-                            estimate.bytes, estimate.inodes, estimate.where, estimate.file_system, estimate.free_bytes,
-                            estimate.free_inodes));
-    }
+    if (!request.force) TRY(TRY(estimate_migration(request)).refuse());
     Migration migration(*this, progress, cancel, request.verify_data);
     TRY(migration.begin(request));
     TRY(migration.copy(false));
@@ -297,11 +307,13 @@ Result<MigrateReport> Store::finish_migration(bool verify_data, const Progress &
         return fail(Errc::FailedPrecondition, "no migration is under way; `shale migrate --to DRIVER` begins one");
     MigrateReport report;
     if (plan.phase == MigratePhase::copying) {
-        TRY(be_alone());
-        const ScopeGuard share([&] { (void)locks_->share(); });
-        TRY(recover()); // whoever died since this process opened the store
         Migration migration(*this, progress, cancel, verify_data);
         TRY(migration.resume(plan));
+        TRY(migration.copy(false)); // so that little is left to do alone
+        TRY(be_alone());
+        const ScopeGuard share([&] { (void)locks_->share(); });
+        TRY(check_no_active_snapshots());
+        TRY(recover()); // whoever died since this process opened the store
         TRY(migration.copy(true));
         report = migration.take_report();
         if (!report.pending.empty())
@@ -326,10 +338,14 @@ Result<uint64_t> Store::retire(const Progress &progress, const std::atomic<bool>
                                     "of the old side was removed",
                                     plan.moved_to));
         const auto records = TRY(Records::open(plan.moved_to + "/shale.db", durable(), false));
-        auto tx = TRY(records->begin(Sync::synced));
-        auto counts = TRY(tx.prepare("DELETE FROM meta WHERE key = 'migrating_from'"));
-        TRY(counts.run());
-        TRY(tx.commit());
+        if (!TRY(records->meta("migrating_from")).empty()) { // else it counts already, and may itself migrate by now
+            auto tx = TRY(records->begin(Sync::synced));
+            // With it goes what a store that had left this root said.
+            auto counts =
+                TRY(tx.prepare("DELETE FROM meta WHERE key IN ('migrating_from', 'moved_to', 'migrate_driver')"));
+            TRY(counts.run());
+            TRY(tx.commit());
+        }
     }
     std::unique_ptr<drivers::Driver> old;
     uint64_t entries = 0;
@@ -339,7 +355,7 @@ Result<uint64_t> Store::retire(const Progress &progress, const std::atomic<bool>
         entries = TRY(remove_driver(root_fd_.get(), plan.from, std::move(old), progress, cancel));
     }
     if (moved)
-        for (const auto *name : {"blobs", "tmp", "mnt"})
+        for (const auto *name : {"blobs", "tmp", "mnt", reserve_name})
             TRY(sys::remove_tree(root_fd_.get(), name, [&] { ++entries; }));
     auto tx = TRY(records_->begin(Sync::synced));
     auto table = TRY(tx.prepare("DROP TABLE IF EXISTS migration"));
@@ -362,23 +378,27 @@ Result<MigrateReport> Store::rollback_migration(const Progress & /*progress*/, c
                     fmt::format("too late: the store is kept by {} since --finish; migrate to {} to go back",
                                 plan.driver, plan.from));
     MigrateReport report;
+    report.removed_entries = TRY(drop_plan(plan, cancel, report.notes));
+    return report;
+}
+
+/// Every step may be repeated; the last transaction ends the migration.
+Result<uint64_t> Store::drop_plan(const MigratePlan &plan, const std::atomic<bool> *cancel,
+                                  std::vector<std::string> &notes) {
     {
         auto tx = TRY(records_->begin(Sync::synced));
         auto drop = TRY(tx.prepare("DELETE FROM migration")); // no copy is whole any more
         TRY(drop.run());
         TRY(tx.commit());
     }
-    auto opened = plan;
-    opened.phase = MigratePhase::none; // also when the copy is not there any more
-    auto side = TRY(NewSide::open(opened, options_.root, durable()));
-    report.removed_entries = TRY(side->discard(cancel));
+    const uint64_t entries = TRY(NewSide::discard(plan, options_.root, durable(), cancel, notes));
     auto tx = TRY(records_->begin(Sync::synced));
     auto table = TRY(tx.prepare("DROP TABLE migration"));
     TRY(table.run());
     auto keys = TRY(tx.prepare("DELETE FROM meta WHERE key LIKE 'migrate\\_%' ESCAPE '\\'"));
     TRY(keys.run());
     TRY(tx.commit());
-    return report;
+    return entries;
 }
 
 } // namespace shale::store

@@ -15,7 +15,7 @@ struct MigrateRequest {
     std::string root; ///< empty: in this store's own root
     drivers::DriverOptions options;
     bool verify_data = false; ///< the contents of every file of every tree are compared, too
-    bool force = false;       ///< also where the estimate does not fit
+    bool force = false;       ///< no estimate is made, or it was made before
 };
 
 /// What a run would copy and what it would take there. An upper bound where the driver shares more than it can say.
@@ -23,12 +23,18 @@ struct MigrateEstimate {
     uint64_t layers = 0, containers = 0, blobs = 0;
     uint64_t bytes = 0, inodes = 0; ///< blobs included, where they are copied
     uint64_t blob_bytes = 0;
+    bool elsewhere = false; ///< the driver keeps its data outside `where` and checks the room there itself
     std::string where, file_system;
     uint64_t free_bytes = 0, free_inodes = 0;
     bool inodes_limited = false;
     [[nodiscard]] bool fits() const noexcept {
-        return bytes <= free_bytes && (!inodes_limited || inodes <= free_inodes);
+        return bytes_here() <= free_bytes && (!inodes_limited || inodes <= free_inodes);
     }
+    [[nodiscard]] uint64_t bytes_here() const noexcept {
+        return elsewhere ? blob_bytes : bytes;
+    } ///< that come to `where`
+    /// ResourceExhausted, with the figures and what to do, unless it fits.
+    [[nodiscard]] Status refuse() const;
 };
 
 struct MigrateReport {

@@ -10,6 +10,7 @@
 #include "archive/compare.h"
 #include "archive/pack.h"
 #include "drivers/common.h"
+#include "drivers/writable.h"
 #include "store/id_space.h"
 #include "store/locks.h"
 #include "store/migration.h"
@@ -26,26 +27,6 @@ std::string item_of(const ContainerInfo &info) {
     return fmt::format("container:{}", info.id.value);
 }
 
-struct Writable {
-    UniqueFd mount; ///< detached: it goes with its descriptor, also when the process is killed
-    UniqueFd root;
-};
-
-Result<Writable> open_writable(drivers::Driver &driver, const ContainerInfo &info) {
-    const auto specs = TRY(driver.mounts(info.id, info.parents, drivers::Driver::Access::read_write));
-    if (specs.size() != 1)
-        return fail(Errc::Unimplemented,
-                    fmt::format("driver {} mounts a container in {} steps", driver.name(), specs.size()));
-    Writable out;
-    if (specs[0].type == "bind") { // a plain directory, which needs no privilege
-        out.root = TRY(sys::open_dir(AT_FDCWD, specs[0].source.c_str()));
-        return out;
-    }
-    out.mount = TRY(sys::mount_detached(specs[0]));
-    out.root = TRY(sys::open_dir(out.mount.get(), "."));
-    return out;
-}
-
 /// A name that the tree does not have: below it lies what is to be merged.
 Result<std::string> make_stage(int root) {
     for (unsigned n = 0;; ++n) {
@@ -59,6 +40,7 @@ Result<std::string> make_stage(int root) {
 } // namespace
 
 Status Migration::copy_containers(bool alone) {
+    report_.pending.clear(); // what a look before this one passed over
     std::vector<Done> done;
     std::vector<LayerId> layers;
     auto recorded = std::chrono::steady_clock::now();
@@ -154,7 +136,7 @@ Status Migration::make_container(const ContainerInfo &info) {
 
 Status Migration::fill_container(const ContainerInfo &info, Digest &digest) {
     auto &driver = side_->driver();
-    const auto target = TRY(open_writable(driver, info));
+    const auto target = TRY(drivers::open_writable(driver, info.id, info.parents));
     const int root = target.root.get();
     const std::string stage = TRY(make_stage(root));
     const UniqueFd staged = TRY(sys::open_dir(root, stage.c_str()));

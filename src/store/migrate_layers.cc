@@ -77,15 +77,16 @@ private:
 };
 
 Status LayerCopy::plan() {
-    for (auto &layer : TRY(store_.list_layers())) {
+    for (const auto &layer : TRY(store_.list_layers())) {
         if (m_.is_done(item_of(layer.id))) continue;
         Task task;
         auto chain = TRY(store_.chain_of(layer.id));
+        if (chain.empty()) continue; // a snapshot that was removed just now
         task.parents.assign(chain.begin() + 1, chain.end());
-        task.layer = std::move(layer);
+        task.layer = layer;
         tasks_.push_back(std::move(task));
     }
-    std::ranges::stable_sort(tasks_, {}, [](const Task &task) { return task.parents.size(); });
+    std::ranges::sort(tasks_, {}, [](const Task &task) { return std::pair(task.parents.size(), task.layer.id); });
     for (size_t i = 0; i < tasks_.size(); ++i) {
         by_id_.emplace(tasks_[i].layer.id, i);
         tasks_[i].text =
@@ -328,7 +329,7 @@ Status Migration::copy(bool alone) {
     TRY(check_depth());
     TRY(load_done());
     TRY(drop_leftovers());
-    report_.kept = done_.size();
+    if (!alone) report_.kept = done_.size();
     TRY(LayerCopy(*this).run());
     if (side_->other_root()) TRY(copy_blobs());
     TRY(copy_containers(alone));

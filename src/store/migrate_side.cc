@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The new side of a migration on disk. In the store's own root it is one more driver's directory; in another root it is
 // a store that has no records yet but the one that says whose copy it is.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 
 #include "store/migration.h"
 #include "store/records.h"
+#include "store/reserve.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
 
@@ -31,8 +34,7 @@ Status remove_records(int root) {
 
 Result<std::unique_ptr<NewSide>> NewSide::open(const MigratePlan &plan, const std::string &from, bool durable) {
     // A disk that is not mounted just now must not look like a copy that has not begun: its rows say it is whole.
-    if (plan.phase == MigratePhase::copying && !plan.root.empty() &&
-        !TRY(sys::stat_if_exists(AT_FDCWD, (plan.root + "/shale.db").c_str())))
+    if (plan.has_copies && !plan.root.empty() && !TRY(sys::stat_if_exists(AT_FDCWD, (plan.root + "/shale.db").c_str())))
         return fail(Errc::FailedPrecondition,
                     fmt::format("the copy at {} is not there; is its file system mounted? `shale migrate --rollback` "
                                 "gives it up",
@@ -51,28 +53,24 @@ Result<std::unique_ptr<NewSide>> NewSide::open(const MigratePlan &plan, const st
 }
 
 Status NewSide::claim(const std::string &from, bool durable) {
-    if (!TRY(sys::stat_if_exists(root_.get(), "shale.db"))) TRY(check_empty());
+    if (!TRY(sys::stat_if_exists(root_.get(), "shale.db"))) TRY(check_empty(false));
     // Made here for its mode: SQLite would leave names and digests readable to every user of the host.
     TRY(sys::open_at(root_.get(), "shale.db", O_RDWR | O_CREAT, 0600));
     records_ = TRY(Records::open(root_path_ + "/shale.db", durable, false));
-    if (const std::string moved = TRY(records_->meta("moved_to")); !moved.empty()) {
-        if (!TRY(records_->meta("migrate_phase")).empty())
-            return fail(Errc::FailedPrecondition,
-                        fmt::format("the store that moved from here to {} has left data; `shale --root {} migrate "
-                                    "--finish` removes it",
-                                    moved, root_path_));
-        // What a store that moved away leaves is one record that says so: its place is free.
-        records_.reset();
-        TRY(remove_records(root_.get()));
-        return claim(from, durable);
-    }
+    const std::string moved = TRY(records_->meta("moved_to"));
+    if (!moved.empty() && !TRY(records_->meta("migrate_phase")).empty())
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("the store that moved from here to {} has left data; `shale --root {} migrate "
+                                "--finish` removes it",
+                                moved, root_path_));
     const std::string owner = TRY(records_->meta("migrating_from"));
     const std::string driver = TRY(records_->meta("driver"));
-    if (owner != from && (!owner.empty() || !driver.empty()))
+    if (owner != from && (!owner.empty() || (!driver.empty() && moved.empty())))
         return fail(Errc::FailedPrecondition, owner.empty()
                                                   ? fmt::format("holds a store (driver {}) already", driver)
                                                   : fmt::format("is the new root of a migration from {}", owner));
     if (owner.empty()) {
+        TRY(check_empty(!moved.empty()));
         auto tx = TRY(records_->begin(Sync::synced));
         auto put = TRY(tx.prepare("INSERT INTO meta VALUES ('migrating_from', ?)"));
         TRY(put.bind(std::string_view(from)).run());
@@ -87,10 +85,13 @@ Status NewSide::claim(const std::string &from, bool durable) {
     return {};
 }
 
-/// A directory that holds other things is nobody's to fill, nor to empty again.
-Status NewSide::check_empty() {
+/// A directory that holds other things is nobody's to fill, nor to empty again. `was_left`: a store was here, whose
+/// records say where it is now; who opens it to read that makes its directories anew.
+Status NewSide::check_empty(bool was_left) {
+    static const std::set<std::string_view> shales{"blobs", "lock", "mnt", "tmp", reserve_name};
     for (const auto &entry : TRY(sys::list_dir(root_.get())))
-        if (entry.name != "lost+found" && entry.name != driver_name_)
+        if (entry.name != "lost+found" && entry.name != driver_name_ && !entry.name.starts_with("shale.db") &&
+            !(was_left && shales.contains(entry.name)))
             return fail(Errc::FailedPrecondition,
                         fmt::format("is not empty (\"{}\"); name a new or an empty directory", entry.name));
     // The driver's own file system may be mounted there already: empty, too.
@@ -159,15 +160,54 @@ void NewSide::pace() noexcept {
     (void)sys::syncfs_fd(pace_.get());
 }
 
-Result<uint64_t> NewSide::discard(const std::atomic<bool> *cancel) {
-    uint64_t entries = TRY(remove_driver(root_.get(), driver_name_, std::move(driver_), {}, cancel));
-    if (!other_root()) return entries;
-    records_.reset();
-    blobs_.reset();
-    tmp_.reset();
-    for (const auto name : {"blobs", "tmp", "mnt", "lock"})
-        TRY(sys::remove_tree(root_.get(), name, [&] { ++entries; }));
-    TRY(remove_records(root_.get())); // last: until then the root says whose it is
+Result<uint64_t> NewSide::discard(const MigratePlan &plan, const std::string &from, bool durable,
+                                  const std::atomic<bool> *cancel, std::vector<std::string> &notes) {
+    uint64_t entries = 0;
+    auto opened = sys::open_dir(AT_FDCWD, (plan.root.empty() ? from : plan.root).c_str());
+    if (!opened && opened.error().code() == Errc::NotFound) return entries;
+    const UniqueFd home = TRY(std::move(opened));
+    const int root = home.get();
+    std::unique_ptr<Records> records;
+    bool was_left = false;
+    if (!plan.root.empty()) {
+        if (!TRY(sys::stat_if_exists(root, "shale.db"))) {
+            if (plan.has_copies)
+                notes.push_back(fmt::format("no copy is at {}; if its file system is just not mounted, what is there "
+                                            "stays there",
+                                            plan.root));
+            return entries;
+        }
+        records = TRY(Records::open(plan.root + "/shale.db", durable, false));
+        const std::string owner = TRY(records->meta("migrating_from"));
+        was_left = !TRY(records->meta("moved_to")).empty();
+        const bool is_new = owner.empty() && !was_left && TRY(records->meta("driver")).empty();
+        if (owner != from && !is_new) return entries; // another's: open() refused it
+    }
+    if (TRY(sys::stat_if_exists(root, plan.driver.c_str()))) {
+        const std::string place = TRY(sys::path_of_fd(root)) + "/" + plan.driver;
+        auto driver = TRY(drivers::find_driver(plan.driver))->open(place, plan.options);
+        if (!driver && (driver.error().code() == Errc::ResourceExhausted || driver.error().code() == Errc::Unavailable))
+            return std::unexpected(std::move(driver).error()); // another time it opens
+        if (driver)
+            entries += TRY(remove_driver(root, plan.driver, std::move(*driver), {}, cancel));
+        else if (!sys::unlink_at(root, plan.driver.c_str(), AT_REMOVEDIR)) // it may never have held anything
+            notes.push_back(fmt::format("what driver {} keeps at {} stays there, because the driver cannot open it: {}",
+                                        plan.driver, place, driver.error().text()));
+    }
+    if (!records) return entries;
+    for (const auto *name : {"blobs", "tmp", "mnt"})
+        TRY(sys::remove_tree(root, name, [&] { ++entries; }));
+    // Last: until then the root says whose it is.
+    if (was_left) {
+        auto tx = TRY(records->begin(Sync::synced));
+        auto drop = TRY(tx.prepare("DELETE FROM meta WHERE key = 'migrating_from'"));
+        TRY(drop.run());
+        TRY(tx.commit());
+        return entries;
+    }
+    records.reset();
+    TRY(remove_file(root, "lock"));
+    TRY(remove_records(root));
     return entries;
 }
 
@@ -192,6 +232,7 @@ Result<uint64_t> remove_driver(int root, const std::string &name, std::unique_pt
     TRY(driver->dismantle());
     driver.reset();
     const UniqueFd dir = TRY(sys::open_dir(root, name.c_str()));
+    TRY(sys::unmount_all(TRY(sys::path_of_fd(dir.get())) + "/probe-")); // by probes that were killed
     if (!TRY(sys::is_mount_point(TRY(sys::path_of_fd(dir.get()))))) {
         TRY(sys::remove_tree(root, name.c_str(), [&] { ++entries; }));
         return entries;

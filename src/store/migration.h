@@ -8,10 +8,11 @@
 //   meta.moved_to          the store is at another root for good
 //   table migration        an item ("layer:12", "container:15", "blob:sha256:...") whose copy is whole, proven
 //                          and synced; for a container with the digest of the changes that were copied
-// In the new root's records, when it is another: meta.migrating_from, until the switch.
-// Invariants: a copy without a row is half made, and goes before it is made again. Only the switch makes the new side
-// count; it runs alone (Locks::be_alone). Layers never change; a container whose changes have another digest is copied
-// again by the last step. Locks: migrate byte for the whole run, gc byte shared while copying.
+// In the new root's records, when it is another: meta.migrating_from, until the switch. A root that a store has left
+// may be one: its meta.moved_to stays true, and stays there, until the switch. Invariants: the plan is recorded before
+// anything is made; a copy without a row is half made, and goes before it is made again. Only the switch makes the new
+// side count; it runs alone (Locks::be_alone). Layers never change; a container whose changes have another digest is
+// copied again by the last step. Locks: migrate byte for the whole run, gc byte shared while copying.
 #pragma once
 
 #include <map>
@@ -22,6 +23,7 @@
 
 #include "archive/compare.h"
 #include "store/migrate.h"
+#include "store/records.h"
 #include "store/store.h"
 
 namespace shale::store {
@@ -31,6 +33,7 @@ struct MigratePlan {
     MigratePhase phase = MigratePhase::none;
     std::string driver, root, from, moved_to;
     drivers::DriverOptions options, from_options;
+    bool has_copies = false; ///< a row says so
 };
 Result<MigratePlan> read_plan(Records &records);
 
@@ -39,6 +42,10 @@ class NewSide {
 public:
     /// Opens, and makes what is missing. `from`: the old store's root. Refuses a root that holds anything else.
     static Result<std::unique_ptr<NewSide>> open(const MigratePlan &plan, const std::string &from, bool durable);
+    /// Takes away what open() made and all that was copied since; entries removed. Safe to repeat, and for a plan that
+    /// was never begun. What a driver keeps that does not open any more stays, and `notes` says where.
+    static Result<uint64_t> discard(const MigratePlan &plan, const std::string &from, bool durable,
+                                    const std::atomic<bool> *cancel, std::vector<std::string> &notes);
 
     [[nodiscard]] drivers::Driver &driver() noexcept { return *driver_; }
     std::unique_ptr<drivers::Driver> take_driver() noexcept { return std::move(driver_); }
@@ -55,13 +62,11 @@ public:
     /// Layers and blobs are on stable storage.
     Status sync(std::span<const LayerId> layers);
     void pace() noexcept; ///< keeps the disk at work meanwhile
-    /// Takes all of it away again.
-    Result<uint64_t> discard(const std::atomic<bool> *cancel);
 
 private:
     NewSide() = default;
     Status claim(const std::string &from, bool durable);
-    Status check_empty();
+    Status check_empty(bool was_left);
 
     std::string root_path_, driver_name_;
     UniqueFd root_, blobs_, tmp_, pace_;
@@ -94,6 +99,8 @@ private:
         Digest digest;
     };
 
+    Status record_plan(const MigratePlan &plan);
+    Status open_new_side(const MigratePlan &plan);
     Status check_depth();
     Status check_target(const MigrateRequest &request, const MigratePlan &plan);
     Status load_done();
@@ -137,7 +144,7 @@ public:
     ~DiffStream();
     DiffStream(const DiffStream &) = delete;
     DiffStream &operator=(const DiffStream &) = delete;
-    /// Unpacks into `dir` and waits for the reader; its error comes first.
+    /// Unpacks into `tree` and waits for the reader; its error comes first.
     Result<archive::ExtractReport> extract_to(archive::Tree &tree, const archive::ExtractOptions &options,
                                               const std::atomic<bool> *cancel);
     [[nodiscard]] const Digest &diff_id() const noexcept { return diff_id_; } ///< of what was read

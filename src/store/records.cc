@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -15,9 +17,13 @@
 namespace shale::store {
 namespace {
 
-constexpr int format_version = 2;
+constexpr int format_version = 3;
 constexpr uint64_t id_mark_step = 1024, id_block_max = 64;
-constexpr int busy_timeout_ms = 120'000;
+constexpr int busy_timeout_ms = 60'000;
+constexpr size_t idle_readers = 8;
+/// Of the log: where it is written back, as SQLite does by itself; where a transaction does it, should the thread for
+/// that not come to it.
+constexpr int long_log_pages = 1'000, longest_log_pages = 20'000;
 
 // docs/formats/records.md explains each table.
 constexpr const char *schema = R"sql(
@@ -58,11 +64,27 @@ CREATE TABLE lease_refs(
   PRIMARY KEY(lease, ref)) WITHOUT ROWID;
 INSERT INTO meta VALUES ('next_id', 1), ('id_mark', 1), ('boot', '');
 )sql";
+/// Since format 3.
+constexpr const char *snapshot_schema = R"sql(
+CREATE TABLE snapshots(
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  kind INTEGER NOT NULL CHECK(kind IN (1, 2, 3)),
+  layer INTEGER,
+  parent INTEGER REFERENCES snapshots(id),
+  created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL,
+  ref TEXT NOT NULL, labels BLOB NOT NULL,
+  bytes INTEGER, inodes INTEGER,
+  synced INTEGER NOT NULL);
+CREATE INDEX snapshots_by_parent ON snapshots(parent);
+CREATE INDEX snapshots_by_layer ON snapshots(layer);
+CREATE INDEX snapshots_by_ref ON snapshots(ref) WHERE ref <> '';
+CREATE INDEX snapshots_unsynced ON snapshots(synced) WHERE synced = 0;
+)sql";
 
 Errc errc_of_sqlite(int code) {
+    if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY) return Errc::AlreadyExists;
     switch (code & 0xff) {
-    case SQLITE_FULL:
-        return Errc::ResourceExhausted;
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
         return Errc::Unavailable;
@@ -70,8 +92,6 @@ Errc errc_of_sqlite(int code) {
     case SQLITE_NOTADB:
     case SQLITE_IOERR:
         return Errc::DataLoss;
-    case SQLITE_CONSTRAINT:
-        return Errc::AlreadyExists;
     case SQLITE_READONLY:
     case SQLITE_PERM:
     case SQLITE_CANTOPEN:
@@ -81,25 +101,73 @@ Errc errc_of_sqlite(int code) {
     }
 }
 
-/// SQLite knows a full disk, but calls a quota that is used up an I/O error.
-bool is_out_of_room(sqlite3 *db) {
-    if (sqlite3_system_errno(db) == EDQUOT) return true;
+/// SQLite calls what a full disk (or quota) refuses an I/O error, or a file that it cannot open.
+bool is_out_of_room(sqlite3 *db, int code) {
+    if ((code & 0xff) == SQLITE_FULL) return true;
+    if ((code & 0xff) != SQLITE_IOERR && (code & 0xff) != SQLITE_CANTOPEN) return false;
+    if (const int number = sqlite3_system_errno(db); number == ENOSPC || number == EDQUOT) return true;
     const char *file = sqlite3_db_filename(db, "main");
     struct statfs info{};
-    return file != nullptr && ::statfs(file, &info) == 0 && info.f_blocks != 0 && info.f_bavail == 0;
+    // Less than it takes to begin: an index of 32 KiB, a log, on XFS a chunk of inodes.
+    constexpr uint64_t least = uint64_t{256} << 10;
+    return file != nullptr && ::statfs(file, &info) == 0 && info.f_blocks != 0 &&
+           static_cast<uint64_t>(info.f_bavail) * static_cast<uint64_t>(info.f_bsize) < least;
 }
 
 Error failure(sqlite3 *db, int code, std::string text) {
-    if ((code & 0xff) == SQLITE_IOERR && is_out_of_room(db))
-        return {Errc::ResourceExhausted, EDQUOT,
+    if (is_out_of_room(db, code))
+        return {Errc::ResourceExhausted, ENOSPC,
                 text + ": the file system of the store has no room, or its quota is used up; nothing was changed"};
     return {errc_of_sqlite(code), std::move(text)};
 }
 
 } // namespace
 
+Result<std::unique_ptr<Connection>> Connection::open(const std::string &path, int flags) {
+    std::unique_ptr<Connection> connection(new Connection);
+    if (sqlite3_open_v2(path.c_str(), &connection->db_, flags, nullptr) != SQLITE_OK)
+        return std::unexpected(connection->error("open " + path));
+    sqlite3_extended_result_codes(connection->db_, 1);
+    return connection;
+}
+
+Connection::~Connection() {
+    for (const auto &[text, statement] : idle_)
+        sqlite3_finalize(statement);
+    sqlite3_close_v2(db_);
+}
+
+Result<sqlite3_stmt *> Connection::parse(std::string_view sql) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (auto kept = idle_.extract(sql); !kept.empty()) return kept.mapped();
+    }
+    sqlite3_stmt *statement = nullptr;
+    if (sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &statement,
+                           nullptr) != SQLITE_OK)
+        return std::unexpected(error(sql));
+    return statement;
+}
+
+void Connection::put_back(sqlite3_stmt *statement) noexcept {
+    sqlite3_reset(statement); // its result is that of the last step, which has been told
+    sqlite3_clear_bindings(statement);
+    const std::lock_guard lock(mutex_);
+    try {
+        idle_.emplace(sqlite3_sql(statement), statement);
+    } catch (const std::bad_alloc &) {
+        sqlite3_finalize(statement);
+    }
+}
+
+Error Connection::error(std::string_view doing) const {
+    return failure(db_, sqlite3_extended_errcode(db_), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_)));
+}
+
 Statement::~Statement() {
-    if (statement_ != nullptr) records_->put_back(statement_);
+    if (statement_ == nullptr) return;
+    connection_->put_back(statement_);
+    records_->give_back(*connection_);
 }
 Statement &Statement::bind(int64_t value) {
     sqlite3_bind_int64(statement_, next_++, value);
@@ -118,39 +186,42 @@ Result<bool> Statement::step() {
     if (code == SQLITE_ROW) return true;
     if (code == SQLITE_DONE) return false;
     return std::unexpected(
-        failure(records_->db_, code,
-                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(records_->db_), sqlite3_sql(statement_))));
+        failure(connection_->db(), code,
+                fmt::format("records: {} in \"{}\"", sqlite3_errmsg(connection_->db()), sqlite3_sql(statement_))));
 }
 Status Statement::run() {
     while (TRY(step())) {
     }
     return {};
 }
-std::string Statement::text(int column) const {
+std::string_view Statement::view(int column) const {
     const auto *bytes = reinterpret_cast<const char *>(sqlite3_column_text(statement_, column));
-    return bytes == nullptr ? std::string()
-                            : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+    return bytes == nullptr ? std::string_view()
+                            : std::string_view(bytes, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
 }
 Digest Statement::digest(int column) const {
     return Digest::parse(text(column)).value_or(Digest());
 }
 
-Error Records::error(std::string_view doing) const {
-    return failure(db_, sqlite3_errcode(db_), fmt::format("records: {}: {}", doing, sqlite3_errmsg(db_)));
-}
-
 Status Records::exec(const char *sql) {
-    if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return std::unexpected(error(sql));
+    if (sqlite3_exec(writer_->db(), sql, nullptr, nullptr, nullptr) != SQLITE_OK)
+        return std::unexpected(writer_->error(sql));
     return {};
 }
 
-Result<std::unique_ptr<Records>> Records::open(const std::string &path, bool durable, bool read_only) {
+Result<std::unique_ptr<Records>> Records::open(const std::string &path, bool durable, bool read_only, bool alone) {
     std::unique_ptr<Records> records(new Records);
+    records->path_ = path;
+    records->readers_.reserve(idle_readers);
     records->durable_ = durable;
     const int flags = read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
-    if (sqlite3_open_v2(path.c_str(), &records->db_, flags | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK)
-        return std::unexpected(records->error("open " + path));
-    sqlite3_busy_timeout(records->db_, busy_timeout_ms);
+    records->writer_ = TRY(Connection::open(path, flags | SQLITE_OPEN_FULLMUTEX));
+    sqlite3 *db = records->writer_->db();
+    records->shared_ = read_only || (alone && TRY(records->try_to_be_alone()));
+    sqlite3_busy_timeout(db, busy_timeout_ms);
+    // The log stays when the last process closes: a new one would want an inode, which a full file system has not got.
+    int keep_log = 1;
+    sqlite3_file_control(db, "main", SQLITE_FCNTL_PERSIST_WAL, &keep_log);
     TRY(records->exec(durable ? "PRAGMA foreign_keys=ON; PRAGMA synchronous=NORMAL"
                               : "PRAGMA foreign_keys=ON; PRAGMA synchronous=OFF"));
     if (!read_only) {
@@ -160,7 +231,7 @@ Result<std::unique_ptr<Records>> Records::open(const std::string &path, bool dur
     }
     int version = 0;
     {
-        auto statement = TRY(records->prepare("PRAGMA user_version"));
+        auto statement = TRY(records->on_writer("PRAGMA user_version"));
         if (TRY(statement.step())) version = static_cast<int>(statement.integer(0));
     }
     if (version != format_version)
@@ -170,50 +241,114 @@ Result<std::unique_ptr<Records>> Records::open(const std::string &path, bool dur
     return records;
 }
 
+Result<bool> Records::try_to_be_alone() {
+    // Said before the first access, EXCLUSIVE means no index file (sqlite.org/wal.html, "Use of WAL Without
+    // Shared-Memory").
+    TRY(exec("PRAGMA locking_mode=EXCLUSIVE"));
+    const auto read = exec("SELECT 1 FROM sqlite_master");
+    if (read) return true;
+    if (read.error().code() != Errc::Unavailable) return std::unexpected(read.error());
+    TRY(exec("PRAGMA locking_mode=NORMAL"));
+    return false;
+}
+
+/// Makes a new database, or brings one of format 2 up to date.
 Status Records::create_schema() {
-    auto version = TRY(prepare("PRAGMA user_version"));
-    if (TRY(version.step()) && version.integer(0) != 0) return {};
+    {
+        auto version = TRY(on_writer("PRAGMA user_version"));
+        if (TRY(version.step()) && version.integer(0) != 0 && version.integer(0) != 2) return {};
+    }
     auto tx = TRY(begin(Sync::synced));
     auto again = TRY(tx.prepare("PRAGMA user_version"));
-    if (TRY(again.step()) && again.integer(0) != 0) return {};
+    const int64_t found = TRY(again.step()) ? again.integer(0) : 0;
     TRY(again.run());
-    TRY(exec(schema));
+    if (found != 0 && found != 2) return {};
+    if (found == 0) TRY(exec(schema));
+    TRY(exec(snapshot_schema));
     TRY(exec(fmt::format("PRAGMA user_version={}", format_version).c_str()));
     return tx.commit();
 }
 
 Records::~Records() {
     return_ids();
-    for (const auto &[text, statement] : idle_)
-        sqlite3_finalize(statement);
-    sqlite3_close_v2(db_);
+}
+
+void Records::checkpoint_behind() {
+    const std::lock_guard lock(mutex_);
+    if (shared_ || checkpointer_.joinable()) return;
+    checkpointer_ = std::jthread([this](const std::stop_token &stop) { write_back(stop); });
+    sqlite3_wal_hook(writer_->db(), on_commit, this); // in place of SQLite's own
+}
+
+int Records::on_commit(void *records, sqlite3 *db, const char *name, int log_pages) {
+    auto &self = *static_cast<Records *>(records);
+    if (log_pages < long_log_pages) return SQLITE_OK;
+    if (log_pages >= longest_log_pages)
+        (void)sqlite3_wal_checkpoint_v2(db, name, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+    {
+        const std::lock_guard lock(self.log_mutex_);
+        self.log_is_long_ = true;
+    }
+    self.log_wake_.notify_one();
+    return SQLITE_OK;
+}
+
+/// PASSIVE: writers go on meanwhile. What fails is done at the next commit, or by it.
+void Records::write_back(const std::stop_token &stop) {
+    std::unique_ptr<Connection> connection;
+    std::unique_lock lock(log_mutex_);
+    while (log_wake_.wait(lock, stop, [&] { return log_is_long_; }) && !stop.stop_requested()) {
+        log_is_long_ = false;
+        lock.unlock();
+        if (!connection)
+            connection = Connection::open(path_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX).value_or(nullptr);
+        if (connection) {
+            if (!durable_) (void)sqlite3_exec(connection->db(), "PRAGMA synchronous=OFF", nullptr, nullptr, nullptr);
+            (void)sqlite3_wal_checkpoint_v2(connection->db(), "main", SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+        }
+        lock.lock();
+    }
+}
+
+Result<Statement> Records::on_writer(std::string_view sql) {
+    return Statement(*this, *writer_, TRY(writer_->parse(sql)));
 }
 
 Result<Statement> Records::prepare(std::string_view sql) {
-    {
-        const std::lock_guard lock(idle_mutex_);
-        if (auto kept = idle_.extract(sql); !kept.empty()) return Statement(*this, kept.mapped());
-    }
-    sqlite3_stmt *statement = nullptr;
-    if (sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &statement,
-                           nullptr) != SQLITE_OK)
-        return std::unexpected(error(sql));
-    return Statement(*this, statement);
+    if (shared_ || owner_.load() == std::this_thread::get_id()) return on_writer(sql);
+    Connection *reader = TRY(take_reader());
+    auto statement = reader->parse(sql);
+    if (statement) return Statement(*this, *reader, *statement);
+    give_back(*reader);
+    return std::unexpected(std::move(statement).error());
 }
 
-void Records::put_back(sqlite3_stmt *statement) noexcept {
-    sqlite3_reset(statement); // its result is that of the last step, which has been told
-    sqlite3_clear_bindings(statement);
-    const std::lock_guard lock(idle_mutex_);
-    try {
-        idle_.emplace(sqlite3_sql(statement), statement);
-    } catch (const std::bad_alloc &) {
-        sqlite3_finalize(statement);
+Result<Connection *> Records::take_reader() {
+    {
+        const std::lock_guard lock(readers_mutex_);
+        if (!readers_.empty()) {
+            Connection *reader = readers_.back().release();
+            readers_.pop_back();
+            return reader;
+        }
     }
+    auto reader = TRY(Connection::open(path_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX));
+    sqlite3_busy_timeout(reader->db(), busy_timeout_ms);
+    if (sqlite3_exec(reader->db(), "PRAGMA query_only=ON; PRAGMA cache_size=-4096", nullptr, nullptr, nullptr) !=
+        SQLITE_OK)
+        return std::unexpected(reader->error("a connection to read by"));
+    return reader.release();
+}
+
+void Records::give_back(Connection &connection) noexcept {
+    if (&connection == writer_.get()) return;
+    std::unique_ptr<Connection> reader(&connection);
+    const std::lock_guard lock(readers_mutex_);
+    if (readers_.size() < idle_readers) readers_.push_back(std::move(reader)); // else it is closed
 }
 
 Status Records::run(std::string_view sql) {
-    auto statement = TRY(prepare(sql));
+    auto statement = TRY(on_writer(sql));
     return statement.run();
 }
 
@@ -225,9 +360,11 @@ Status Records::set_sync(Sync sync) {
 }
 
 Result<Records::Transaction> Records::begin(Sync sync) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(mutex_, std::chrono::milliseconds(busy_timeout_ms));
+    if (!lock) return fail(Errc::Unavailable, "records: others have been writing for a minute; nothing was changed");
     TRY(set_sync(sync));
     TRY(run("BEGIN IMMEDIATE"));
+    owner_ = std::this_thread::get_id();
     return Transaction(*this, std::move(lock));
 }
 
@@ -235,11 +372,21 @@ Records::Transaction::Transaction(Transaction &&other) noexcept
     : records_(std::exchange(other.records_, nullptr)), lock_(std::move(other.lock_)) {}
 
 Records::Transaction::~Transaction() {
-    if (records_ != nullptr) (void)records_->run("ROLLBACK");
+    if (records_ == nullptr) return;
+    (void)records_->run("ROLLBACK");
+    records_->end_transaction();
+}
+
+/// A read that is still open would keep the connection from waiting for its next turn.
+void Records::end_transaction() noexcept {
+    for (sqlite3_stmt *each = sqlite3_next_stmt(writer_->db(), nullptr); each != nullptr;
+         each = sqlite3_next_stmt(writer_->db(), each))
+        if (sqlite3_stmt_busy(each) != 0) sqlite3_reset(each);
+    owner_ = std::thread::id();
 }
 
 Result<Statement> Records::Transaction::prepare(std::string_view sql) {
-    return records_->prepare(sql);
+    return records_->on_writer(sql);
 }
 
 Status Records::Transaction::commit() {
@@ -249,7 +396,7 @@ Status Records::Transaction::commit() {
     while (injected == EINTR);
     if (injected != 0) return fail_errno(injected, "records: commit");
     TRY(records_->run("COMMIT"));
-    records_ = nullptr;
+    std::exchange(records_, nullptr)->end_transaction();
     lock_.unlock();
     return {};
 }
@@ -305,23 +452,28 @@ Result<std::string> Records::meta(std::string_view key) {
 }
 
 Status Records::copy_from(const std::string &path, std::string_view driver) {
+    const std::lock_guard lock(mutex_);
     {
-        auto attach = TRY(prepare("ATTACH ? AS old"));
+        auto attach = TRY(on_writer("ATTACH ? AS old"));
         TRY(attach.bind(std::string_view(path)).run());
     }
     const ScopeGuard detach([&] { (void)exec("DETACH old"); });
     std::vector<std::string> tables;
     {
-        auto rows = TRY(prepare("SELECT name FROM old.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
-                                "AND name NOT IN ('meta', 'migration')"));
+        auto rows =
+            TRY(on_writer("SELECT name FROM old.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
+                          "AND name NOT IN ('meta', 'migration') ORDER BY rowid"));
         while (TRY(rows.step()))
             tables.push_back(rows.text(0));
     }
     auto tx = TRY(begin(Sync::synced));
-    TRY(exec("PRAGMA defer_foreign_keys=ON")); // whatever the order of the tables
+    TRY(exec("PRAGMA defer_foreign_keys=ON")); // until both loops have run
+    // What an earlier copy or another store left goes first, all of it: SQLite copies whole tables without a look at
+    // who refers to their rows.
     for (const auto &table : tables)
-        TRY(exec(fmt::format("DELETE FROM main.\"{0}\"; INSERT INTO main.\"{0}\" SELECT * FROM old.\"{0}\"", table)
-                     .c_str()));
+        TRY(exec(fmt::format("DELETE FROM main.\"{}\"", table).c_str()));
+    for (const auto &table : tables)
+        TRY(exec(fmt::format("INSERT INTO main.\"{0}\" SELECT * FROM old.\"{0}\"", table).c_str()));
     TRY(exec("INSERT OR REPLACE INTO main.meta SELECT * FROM old.meta WHERE key NOT IN ('driver', 'moved_to') "
              "AND key NOT LIKE 'migrat%'"));
     auto put = TRY(tx.prepare("INSERT OR REPLACE INTO meta VALUES ('driver', ?)"));

@@ -6,17 +6,26 @@
 // After an unclean boot (meta.boot differs) counting goes on from the mark, so that an id whose transaction was lost is
 // never given again. A process takes ids from next_id in blocks that grow with its use (1, 2, 4 .. 64) and gives an
 // unused rest back when it ends in order.
+//
+// Connections: transactions have one, which a mutex gives to one thread at a time. A read outside a transaction takes
+// one of its own from a pool, so that it waits for no writer of this or another process, sees no change before it is
+// committed, and leaves the writer's connection free to wait its turn (SQLite refuses BEGIN at once where a read is
+// open on the same connection). Where there can be only one connection (`alone`, read-only), reads share it.
 #pragma once
 
 #include <sqlite3.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "base/digest.h"
 #include "base/error.h"
@@ -30,11 +39,34 @@ enum class Sync : uint8_t { relaxed, synced };
 
 class Records;
 
+/// A connection to the database, and the statements that were parsed for it and are idle, by their text.
+class Connection {
+public:
+    /// `flags`: SQLITE_OPEN_*.
+    static Result<std::unique_ptr<Connection>> open(const std::string &path, int flags);
+    ~Connection();
+    Connection(const Connection &) = delete;
+    Connection &operator=(const Connection &) = delete;
+
+    Result<sqlite3_stmt *> parse(std::string_view sql);
+    void put_back(sqlite3_stmt *statement) noexcept;
+    [[nodiscard]] sqlite3 *db() const noexcept { return db_; }
+    /// The last call's error, as `doing` something.
+    Error error(std::string_view doing) const;
+
+private:
+    Connection() = default;
+    sqlite3 *db_ = nullptr;
+    std::mutex mutex_;
+    std::unordered_multimap<std::string_view, sqlite3_stmt *> idle_;
+};
+
 /// One prepared statement in use; bind in order, step, read columns by position. Goes back to its Records when it ends.
 class Statement {
 public:
     Statement(Statement &&other) noexcept
-        : records_(other.records_), statement_(std::exchange(other.statement_, nullptr)), next_(other.next_) {}
+        : records_(other.records_), connection_(other.connection_),
+          statement_(std::exchange(other.statement_, nullptr)), next_(other.next_) {}
     Statement(const Statement &) = delete;
     Statement &operator=(const Statement &) = delete;
     Statement &operator=(Statement &&) = delete;
@@ -57,14 +89,17 @@ public:
     [[nodiscard]] uint64_t count(int column) const { return static_cast<uint64_t>(integer(column)); }
     [[nodiscard]] LayerId id(int column) const { return {count(column)}; }
     [[nodiscard]] bool is_null(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
-    [[nodiscard]] std::string text(int column) const;
+    [[nodiscard]] std::string text(int column) const { return std::string(view(column)); }
+    [[nodiscard]] std::string_view view(int column) const; ///< until the next step
     /// A digest column; a malformed one reads as "none" (check reports it).
     [[nodiscard]] Digest digest(int column) const;
 
 private:
     friend class Records;
-    Statement(Records &records, sqlite3_stmt *statement) : records_(&records), statement_(statement) {}
+    Statement(Records &records, Connection &connection, sqlite3_stmt *statement)
+        : records_(&records), connection_(&connection), statement_(statement) {}
     Records *records_;
+    Connection *connection_;
     sqlite3_stmt *statement_;
     int next_ = 1;
 };
@@ -72,12 +107,16 @@ private:
 class Records {
 public:
     /// Opens or creates ROOT/shale.db. A database of a newer format is refused with FailedPrecondition.
-    static Result<std::unique_ptr<Records>> open(const std::string &path, bool durable, bool read_only);
+    /// `alone`: where nobody else has it open just now, nobody may until this ends, and its index is in memory instead
+    /// of a mapped file.
+    static Result<std::unique_ptr<Records>> open(const std::string &path, bool durable, bool read_only,
+                                                 bool alone = false);
     ~Records();
     Records(const Records &) = delete;
     Records &operator=(const Records &) = delete;
 
-    /// A transaction (BEGIN IMMEDIATE); holds this object's mutex; rolled back unless commit() succeeded.
+    /// A transaction (BEGIN IMMEDIATE); holds this object's mutex; rolled back unless commit() succeeded. Unavailable
+    /// when others write for a minute.
     class Transaction {
     public:
         Transaction(Transaction &&other) noexcept;
@@ -90,15 +129,19 @@ public:
 
     private:
         friend class Records;
-        Transaction(Records &records, std::unique_lock<std::recursive_mutex> lock)
+        Transaction(Records &records, std::unique_lock<std::recursive_timed_mutex> lock)
             : records_(&records), lock_(std::move(lock)) {}
         Records *records_;
-        std::unique_lock<std::recursive_mutex> lock_;
+        std::unique_lock<std::recursive_timed_mutex> lock_;
     };
     Result<Transaction> begin(Sync sync);
 
-    /// A statement outside a transaction, for one read. Serialised by SQLite's own mutex. Parsed once: idle ones are
-    /// kept by their text.
+    /// From now on a thread of its own writes the log back into the database: no transaction waits for the disk because
+    /// the log has grown. For a process that serves others. Done again, it is done.
+    void checkpoint_behind();
+
+    /// A read. In the thread that has a transaction open it is part of that; elsewhere it sees what is committed, and
+    /// can change nothing.
     Result<Statement> prepare(std::string_view sql);
 
     /// A number never given before. Not inside a transaction: it may need its own.
@@ -117,23 +160,35 @@ public:
 private:
     friend class Statement;
     Records() = default;
-    Status exec(const char *sql);
-    Status run(std::string_view sql); ///< one statement without values, from the kept ones
+    Result<Statement> on_writer(std::string_view sql);
+    Status exec(const char *sql);     ///< on the writer's connection
+    Status run(std::string_view sql); ///< the same, one statement without values, from the kept ones
     Status set_sync(Sync sync);
+    void end_transaction() noexcept;
     Status take_ids();
     void return_ids() noexcept;
-    void put_back(sqlite3_stmt *statement) noexcept;
-    Error error(std::string_view doing) const;
+    Result<Connection *> take_reader();
+    void give_back(Connection &connection) noexcept;
     Status create_schema();
+    Result<bool> try_to_be_alone();
+    static int on_commit(void *records, sqlite3 *db, const char *name, int log_pages);
+    void write_back(const std::stop_token &stop);
 
-    sqlite3 *db_ = nullptr;
+    std::string path_;
     bool durable_ = true;
+    bool shared_ = false;                ///< reads go over the writer's connection, for there can be no other
     Sync sync_ = Sync::relaxed;          ///< what the connection's PRAGMA synchronous says; guarded by mutex_
     uint64_t spare_ = 0, spare_end_ = 0; ///< ids taken and not yet given; guarded by mutex_
     uint64_t block_ = 1;                 ///< how many the next take_ids() takes
-    std::recursive_mutex mutex_;
-    std::mutex idle_mutex_;
-    std::unordered_multimap<std::string_view, sqlite3_stmt *> idle_; ///< by their own text
+    std::recursive_timed_mutex mutex_;
+    std::atomic<std::thread::id> owner_; ///< of the open transaction
+    std::unique_ptr<Connection> writer_; ///< guarded by mutex_, unless shared_
+    std::mutex readers_mutex_;
+    std::vector<std::unique_ptr<Connection>> readers_; ///< idle ones
+    std::mutex log_mutex_;
+    std::condition_variable_any log_wake_;
+    bool log_is_long_ = false;  ///< guarded by log_mutex_
+    std::jthread checkpointer_; ///< last: it uses the above
 };
 
 } // namespace shale::store

@@ -10,12 +10,18 @@
 
 #include "store/locks.h"
 #include "store/records.h"
+#include "store/reserve.h"
+#include "sys/btrfs.h"
 #include "sys/fs.h"
 
 namespace shale::store {
 
 Store::Store(StoreOptions options) : options_(std::move(options)) {}
-Store::~Store() = default;
+Store::~Store() {
+    driver_.reset();
+    records_.reset(); // its log goes
+    if (gave_up_reserve_) refill_reserve(root_fd_.get());
+}
 
 int64_t Store::now_ns() const {
     timespec now{};
@@ -25,14 +31,17 @@ int64_t Store::now_ns() const {
 
 Result<std::unique_ptr<Store>> Store::open(const StoreOptions &options) {
     std::unique_ptr<Store> store(new Store(options));
-    auto failed = [&](Error &&error) {
-        return std::unexpected(std::move(error).add(fmt::format("open store {}", options.root)));
-    };
-    if (auto done = store->open_root(); !done) return failed(std::move(done).error());
-    if (auto done = store->open_records(); !done) return failed(std::move(done).error());
-    if (!options.read_only && (!options.migrating || TRY(store->records_->meta("moved_to")).empty()))
-        if (auto done = store->recover(); !done) return failed(std::move(done).error());
+    TRY(in_context(store->open_all(), [&] { return fmt::format("open store {}", options.root); }));
     return store;
+}
+
+Status Store::open_all() {
+    TRY(open_root());
+    return making_room([&]() -> Status {
+        TRY(open_records());
+        if (options_.read_only || (options_.migrating && !TRY(records_->meta("moved_to")).empty())) return {};
+        return recover();
+    });
 }
 
 Status Store::open_root() {
@@ -65,9 +74,13 @@ Status Store::open_records() {
         turn = TRY(locks_->hold());
         TRY(turn->add(Locks::open_offset, sys::LockMode::exclusive));
     }
+    const bool full = !options_.read_only && is_full(root_fd_.get());
+    if (full && give_up_reserve(root_fd_.get())) gave_up_reserve_ = true;
     // Made here for its mode: SQLite would leave names and digests readable to every user of the host.
     if (!options_.read_only) TRY(sys::open_at(root_fd_.get(), "shale.db", O_RDWR | O_CREAT, 0600));
-    records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only));
+    // On btrfs a page of a mapped file wants new blocks each time it is written, and SIGBUS tells that there are none.
+    const bool alone = full && sys::is_btrfs(root_fd_.get());
+    records_ = TRY(Records::open(options_.root + "/shale.db", durable(), options_.read_only, alone));
     return choose_driver();
 }
 
@@ -91,14 +104,14 @@ Status Store::check_place(const std::string &recorded) {
                                 from));
     if (recorded.empty() || options_.driver.empty() || options_.driver == recorded) return {};
     auto count = TRY(records_->prepare("SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM layers), "
-                                       "(SELECT count(*) FROM containers)"));
+                                       "(SELECT count(*) FROM containers), (SELECT count(*) FROM snapshots)"));
     TRY(count.step());
-    if (count.count(0) + count.count(1) + count.count(2) == 0) return {};
+    if (count.count(0) + count.count(1) + count.count(2) + count.count(3) == 0) return {};
     return fail(Errc::FailedPrecondition,
-                fmt::format("this store is kept by driver {0} ({1} images, {2} layers, {3} containers); opening it "
-                            "with {4} would make them seem gone. Go on with --driver {0}, or take everything over to "
-                            "{4} with `shale migrate --to {4}`, or name another --root for {4}",
-                            recorded, count.count(0), count.count(1), count.count(2), options_.driver));
+                fmt::format("this store is kept by driver {0} ({1} images, {2} layers, {3} containers, {5} "
+                            "snapshots); opening it with {4} would make them seem gone. Go on with --driver {0}, or "
+                            "take everything over to {4} with `shale migrate --to {4}`, or name another --root for {4}",
+                            recorded, count.count(0), count.count(1), count.count(2), options_.driver, count.count(3)));
 }
 
 Status Store::choose_driver() {
@@ -121,6 +134,13 @@ Status Store::choose_driver() {
     }
     options_.driver = name;
     return {};
+}
+
+Status Store::making_room(const std::function<Status()> &action) {
+    auto done = action();
+    if (done || !is_out_of_room(done.error()) || options_.read_only || !give_up_reserve(root_fd_.get())) return done;
+    gave_up_reserve_ = true;
+    return action();
 }
 
 /// Undo of dead processes' intents. Cheap when there are none: one index look-up.
@@ -168,6 +188,7 @@ Status Store::recover() {
         on_disk.insert(id);
     for (const LayerId id : recorded)
         if (!on_disk.contains(id)) TRY(undo_container(id));
+    TRY(recover_snapshots());
     return records_->note_boot();
 }
 

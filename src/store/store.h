@@ -6,6 +6,7 @@
 //   lock                byte ranges of this file are the locks between processes (see locks.h)
 //   blobs/sha256/<hex>  layer blobs, manifests, configs, byte for byte
 //   <driver>/           the driver's layers and its trash
+//   reserve             room for the records of a full disk (see reserve.h)
 //   tmp/                partial blobs; nothing in it outlives its process
 //   mnt/<id>            mount points that `container mount` makes
 //
@@ -47,6 +48,7 @@ struct MigrateRequest;
 struct MigrateEstimate;
 struct MigrateReport;
 struct MigrateState;
+struct MigratePlan;
 
 enum class Durability : uint8_t { full, none };
 
@@ -128,6 +130,7 @@ struct GcReport {
     uint64_t layers = 0, blobs = 0, leftovers = 0; ///< removed (or that would be, in a dry run)
     uint64_t blob_bytes = 0, layer_bytes = 0;
     uint64_t reaped_entries = 0;
+    uint64_t settled = 0;          ///< layers that a commit had left to be brought into the driver's form
     std::vector<std::string> what; ///< a line each
 };
 
@@ -244,12 +247,18 @@ private:
     friend class Import;
     friend class Migration;
     friend class LayerCopy;
+    friend class Snapshots;
+    friend class Upkeep;
     explicit Store(StoreOptions options);
+    Status open_all();
     Status open_root();
     Status open_records();
     Status choose_driver();
     Status check_place(const std::string &recorded);
     Status recover();
+    /// Runs `action`, which is safe to repeat; on a full disk once more, with the reserve given up (store/reserve.h).
+    /// For what lists or removes.
+    Status making_room(const std::function<Status()> &action);
 
     // import.cc
     /// `top_blob`: the last layer's blob as the caller has written it, a name in tmp/; emptied when it was taken over.
@@ -281,16 +290,37 @@ private:
     Result<LayerId> container_id(std::string_view reference);
     Result<std::string> mounted_at(const ContainerInfo &info, const std::string &target); ///< "" = not mounted
     Result<drivers::Driver::DiffReport> stable_diff(const ContainerInfo &info, const archive::Sink &sink);
+    void forget_chain(LayerId id);
     Status undo_container(LayerId id);
     [[nodiscard]] std::string mount_point(LayerId id) const;
+    // snapshots.cc
+    Status recover_snapshots();
+    /// A migration takes no writable layers but containers' along. FailedPrecondition names one.
+    Status check_no_active_snapshots();
     // check.cc
     Result<TreeComparison> compare_layer(const LayerInfo &layer, drivers::Parents parents, CheckLevel level);
     Status reapply_layer(const LayerInfo &layer, drivers::Parents parents);
     // gc.cc
     Status sweep(bool dry_run, GcReport &report);
+    Result<std::vector<LayerId>> leftover_layers(std::span<const LayerId> just_removed);
+    /// Layers that no record names go to the trash, unless somebody makes something just now.
+    Status sweep_leftovers();
+    // settle.cc
+    Result<bool> is_at_rest(LayerId id);
+    /// False: not now, something stands on the layer, or another process does it.
+    Result<bool> settle(LayerId id);
+    struct SettleReport {
+        uint64_t settled = 0, left = 0;
+        std::vector<std::string> what; ///< of those left, why, where that was an error
+    };
+    Result<SettleReport> settle_all(const std::atomic<bool> *cancel);
+    /// What the driver counts for these layers now.
+    Status record_usage(std::span<const LayerId> layers);
     // migrate.cc
     Result<LockHold> hold_migration();
     Status be_alone();
+    Result<uint64_t> drop_plan(const MigratePlan &plan, const std::atomic<bool> *cancel,
+                               std::vector<std::string> &notes);
     Result<uint64_t> retire(const Progress &progress, const std::atomic<bool> *cancel);
 
     [[nodiscard]] int64_t now_ns() const;
@@ -301,6 +331,7 @@ private:
     std::unique_ptr<Records> records_;
     std::unique_ptr<Locks> locks_;
     std::atomic<uint64_t> tmp_counter_{0};
+    std::atomic<bool> gave_up_reserve_{false};
     std::mutex chains_mutex_;
     std::unordered_map<LayerId, std::vector<LayerId>> chains_; ///< of layers that containers stand on
     std::unique_ptr<drivers::Driver> driver_;

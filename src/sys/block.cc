@@ -61,6 +61,16 @@ Result<BlockDevice> look_at_block_device(const std::string &path) {
     return out;
 }
 
+Result<std::vector<std::string>> holders_of(const std::string &number) {
+    std::vector<std::string> out;
+    const UniqueFd holders = TRY(open_dir(AT_FDCWD, fmt::format("/sys/dev/block/{}/holders", number).c_str()));
+    for (const auto &entry : TRY(list_dir(holders.get()))) {
+        auto name = read_file(holders.get(), (entry.name + "/dm/name").c_str(), 256);
+        out.push_back(name ? name->substr(0, name->find('\n')) : entry.name);
+    }
+    return out;
+}
+
 Result<std::string> device_below(int fd) {
     return number_text(TRY(stat_at(fd, "")).st_dev);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -18,6 +19,9 @@ struct BlockDevice {
 /// Opens a block device; links are followed, as names in /dev are links. InvalidArgument: it is something else.
 Result<UniqueFd> open_block_device(const std::string &path, int flags);
 Result<BlockDevice> look_at_block_device(const std::string &path);
+/// Names of the devices that have the device "major:minor" open for themselves (/sys/dev/block/N/holders), those of
+/// device-mapper by their own names. Mounts are not among them.
+Result<std::vector<std::string>> holders_of(const std::string &number);
 /// "major:minor" of the device that the file system of an open file lies on.
 Result<std::string> device_below(int fd);
 

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -77,10 +78,38 @@ Status set_read_only(int subvolume, bool read_only) {
                 [&] { return btrfs_util_set_subvolume_read_only_fd(subvolume, read_only); });
 }
 
+Result<bool> is_read_only(int subvolume) {
+    bool out = false;
+    TRY(util(Op::stat, "look at subvolume", subvolume, nullptr,
+             [&] { return btrfs_util_get_subvolume_read_only_fd(subvolume, &out); }));
+    return out;
+}
+
 Status delete_subvolume(int dir, const char *name) {
     return util(Op::ioctl, "delete subvolume", dir, name, [&] {
         return btrfs_util_delete_subvolume_fd(dir, name, ::geteuid() == 0 ? BTRFS_UTIL_DELETE_SUBVOLUME_RECURSIVE : 0);
     });
+}
+
+Result<std::optional<NestedSubvolume>> nested_subvolume(int subvolume) {
+    // Not btrfs_util_subvolume_iterator: for user 0 it searches the tree of roots, which user 0 of a name space may
+    // not. EOVERFLOW: there are more than fit, those that fit are given (fs/btrfs/ioctl.c).
+    btrfs_ioctl_get_subvol_rootref_args refs{};
+    if (invoke(Op::stat, subvolume, "BTRFS_IOC_GET_SUBVOL_ROOTREF",
+               [&] { return ::ioctl(subvolume, BTRFS_IOC_GET_SUBVOL_ROOTREF, &refs); }) != 0 &&
+        errno != EOVERFLOW)
+        return detail::failed("look for subvolumes in", subvolume, nullptr);
+    if (refs.num_items == 0) return std::nullopt;
+    NestedSubvolume out{refs.rootref[0].treeid, {}};
+    btrfs_ioctl_ino_lookup_user_args where{};
+    where.dirid = refs.rootref[0].dirid;
+    where.treeid = out.id;
+    if (invoke(Op::stat, subvolume, "BTRFS_IOC_INO_LOOKUP_USER",
+               [&] { return ::ioctl(subvolume, BTRFS_IOC_INO_LOOKUP_USER, &where); }) == 0) {
+        out.path.assign(where.path, ::strnlen(where.path, sizeof where.path)); // ends with '/' unless it is empty
+        out.path.append(where.name, ::strnlen(where.name, sizeof where.name));
+    }
+    return out;
 }
 
 Result<uint64_t> subvolume_of(int fd) {

@@ -23,9 +23,18 @@ Status make_subvolume(int dir, const char *name);
 Status snapshot(int from, int dir, const char *name);
 /// Freezes or thaws a subvolume. A frozen one cannot be renamed into another directory.
 Status set_read_only(int subvolume, bool read_only);
+Result<bool> is_read_only(int subvolume);
 /// Removes a subvolume with those nested in it; its space comes back in the background. Needs CAP_SYS_ADMIN, or the
 /// mount option user_subvol_rm_allowed and no nested ones.
 Status delete_subvolume(int dir, const char *name);
+/// A subvolume that lies in another.
+struct NestedSubvolume {
+    uint64_t id = 0;
+    std::string path; ///< relative to the other's root; "": a directory on the way may not be read
+};
+/// The oldest of the subvolumes that lie right in the one that `subvolume` is the root of; nullopt: there is none. One
+/// look, however many there are; needs no privilege (Linux 4.18; ENOTTY before).
+Result<std::optional<NestedSubvolume>> nested_subvolume(int subvolume);
 /// Number of the subvolume that `fd` lies in.
 Result<uint64_t> subvolume_of(int fd);
 

@@ -12,9 +12,9 @@ namespace {
 
 constexpr size_t longest = 512; ///< of a line that is looked at; the kernel's have about 100 bytes
 
-std::unexpected<Error> not_one(std::string_view kind, std::string_view text) {
-    return fail(Errc::InvalidArgument,
-                fmt::format("not a status of a {}: {:?}{}", kind, text.substr(0, 200), text.size() > 200 ? "..." : ""));
+std::unexpected<Error> not_one(std::string_view text) {
+    return fail(Errc::InvalidArgument, fmt::format("not a status of a thin pool: {:?}{}", text.substr(0, 200),
+                                                   text.size() > 200 ? "..." : ""));
 }
 
 std::vector<std::string_view> words_of(std::string_view text) {
@@ -87,7 +87,7 @@ bool feature(std::string_view text, ThinPoolStatus &out) {
 
 Result<ThinPoolStatus> parse_thin_pool_status(std::string_view text) {
     ThinPoolStatus out;
-    if (text.size() > longest) return not_one("thin pool", text);
+    if (text.size() > longest) return not_one(text);
     const auto words = words_of(text);
     if (words.size() == 1 && (words[0] == "Fail" || words[0] == "Error")) {
         out.mode = words[0] == "Fail" ? PoolMode::failed : PoolMode::error;
@@ -97,28 +97,15 @@ Result<ThinPoolStatus> parse_thin_pool_status(std::string_view text) {
         !fraction(words[1], out.used_metadata_blocks, out.total_metadata_blocks) ||
         !fraction(words[2], out.used_data_blocks, out.total_data_blocks) || !maybe_number(words[3], out.held_root) ||
         !mode_of(words[4], out.mode))
-        return not_one("thin pool", text);
+        return not_one(text);
     for (size_t i = 5; i < words.size(); ++i) {
         uint64_t low_water = 0;
         if (i + 1 == words.size() && number(words[i], low_water)) {
             out.metadata_low_water_blocks = low_water;
         } else if (!feature(words[i], out)) {
-            return not_one("thin pool", text);
+            return not_one(text);
         }
     }
-    return out;
-}
-
-Result<ThinStatus> parse_thin_status(std::string_view text) {
-    ThinStatus out;
-    if (text.size() > longest) return not_one("thin device", text);
-    const auto words = words_of(text);
-    if (words.size() == 1 && (words[0] == "Fail" || words[0] == "Error")) {
-        out.failed = true;
-        return out;
-    }
-    if (words.size() != 2 || !number(words[0], out.mapped_sectors) || !maybe_number(words[1], out.highest_sector))
-        return not_one("thin device", text);
     return out;
 }
 

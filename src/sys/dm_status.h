@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the thin targets say about themselves (Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status"),
-// taken apart. Pure functions of the text behind the target's name.
+// What a thin pool says about itself (Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status"),
+// taken apart. A pure function of the text behind the target's name.
 #pragma once
 
 #include <cstdint>
@@ -33,12 +33,5 @@ struct ThinPoolStatus {
 
 /// InvalidArgument: not such a line (the text is in the error).
 Result<ThinPoolStatus> parse_thin_pool_status(std::string_view text);
-
-struct ThinStatus {
-    bool failed = false;
-    uint64_t mapped_sectors = 0;
-    std::optional<uint64_t> highest_sector; ///< nullopt: nothing is mapped
-};
-Result<ThinStatus> parse_thin_status(std::string_view text);
 
 } // namespace shale::sys

@@ -89,20 +89,5 @@ TEST(ThinPoolStatus, OtherTextIsRefused) {
     EXPECT_FALSE(parse_thin_pool_status("0 1/2 3/4 - rw" + std::string(100'000, ' ')));
 }
 
-TEST(ThinStatus, Lines) {
-    auto status = parse_thin_status("9984 409599");
-    ASSERT_TRUE(status);
-    EXPECT_EQ(status->mapped_sectors, 9984U);
-    EXPECT_EQ(status->highest_sector, 409'599U);
-    status = parse_thin_status("0 -");
-    ASSERT_TRUE(status);
-    EXPECT_FALSE(status->highest_sector);
-    status = parse_thin_status("Fail");
-    ASSERT_TRUE(status);
-    EXPECT_TRUE(status->failed);
-    for (const auto *text : {"", "5", "- 5", "5 x", "5 6 7"})
-        EXPECT_FALSE(parse_thin_status(text)) << text;
-}
-
 } // namespace
 } // namespace shale::sys

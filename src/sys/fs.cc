@@ -305,6 +305,12 @@ Status truncate_fd(int fd, uint64_t size) {
     return {};
 }
 
+Status allocate_file(int fd, uint64_t size) {
+    if (invoke(Op::fallocate, fd, nullptr, [&] { return ::fallocate(fd, 0, 0, static_cast<off_t>(size)); }) < 0)
+        return failed("fallocate", fd, nullptr);
+    return {};
+}
+
 namespace {
 int raw_stat(int dir, const char *name, struct stat &out) {
     const int flags = AT_SYMLINK_NOFOLLOW | (*name == '\0' ? AT_EMPTY_PATH : 0);

@@ -59,6 +59,8 @@ Status chmod_at(int dir, const char *name, mode_t mode);
 /// Sets mtime (and atime) with nanoseconds; name "" = the descriptor itself; symlinks are not followed.
 Status set_times(int dir, const char *name, const timespec &atime, const timespec &mtime);
 Status truncate_fd(int fd, uint64_t size);
+/// fallocate(2): the first `size` bytes have their blocks.
+Status allocate_file(int fd, uint64_t size);
 
 /// fstatat with AT_SYMLINK_NOFOLLOW; name "" = the descriptor itself.
 Result<struct stat> stat_at(int dir, const char *name);

@@ -8,6 +8,7 @@
 
 #include "sys/fs.h"
 #include "sys/fs_internal.h"
+#include "sys/sparse.h"
 
 namespace shale::sys {
 namespace {
@@ -46,6 +47,15 @@ Result<uint64_t> read_write(int from, int to, uint64_t at, uint64_t end) {
 
 } // namespace
 
+std::optional<DataRange> next_data(int fd, uint64_t at, uint64_t length) noexcept {
+    if (at >= length) return std::nullopt;
+    const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) return DataRange{at, length};
+    if (data < 0 || static_cast<uint64_t>(data) >= length) return std::nullopt;
+    const off_t hole = ::lseek(fd, data, SEEK_HOLE);
+    return DataRange{static_cast<uint64_t>(data), hole > data ? std::min(length, static_cast<uint64_t>(hole)) : length};
+}
+
 Result<CopyMethod> copy_file_data(int from, int to, uint64_t length) {
     // FICLONE takes whole files: only when the caller wants all of it.
     if (length > 0 && TRY(stat_at(from, "")).st_size == static_cast<off_t>(length)) {
@@ -57,15 +67,10 @@ Result<CopyMethod> copy_file_data(int from, int to, uint64_t length) {
     uint64_t at = 0;
     uint64_t written_end = 0;
     while (at < length) {
-        uint64_t end = length;
-        off_t data = ::lseek(from, static_cast<off_t>(at), SEEK_DATA);
-        if (data < 0 && errno == ENXIO) break; // a hole to the end
-        if (data >= 0) {
-            at = static_cast<uint64_t>(data);
-            if (at >= length) break;
-            off_t hole = ::lseek(from, data, SEEK_HOLE);
-            if (hole > data) end = std::min(length, static_cast<uint64_t>(hole));
-        } // else: no SEEK_DATA here, all is data
+        const auto data = next_data(from, at, length);
+        if (!data) break;
+        at = data->begin;
+        const uint64_t end = data->end;
         while (at < end && method == CopyMethod::copy_range) {
             auto in = static_cast<off_t>(at);
             auto out = static_cast<off_t>(at);

@@ -4,7 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <dirent.h>
-#include <linux/mount.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -205,6 +206,26 @@ TEST_F(FsTest, RemoveTreeDeep) {
 }
 
 // By an absolute path, the mount that the tree must not leave is that of the path, not that of the working directory.
+/// chattr +i and +a, as a container may leave them; moby has let such layers stay for ever.
+TEST_F(FsTest, RemoveTreeThawsWhatIsImmutable) {
+    ASSERT_TRUE(make_dir(root(), "top", 0755));
+    ASSERT_TRUE(make_dir(root(), "top/dir", 0755));
+    for (const char *name : {"top/file", "top/dir/file"})
+        ASSERT_TRUE(open_at(root(), name, O_WRONLY | O_CREAT, 0600));
+    for (const auto &[name, flag] :
+         {std::pair("top/file", FS_IMMUTABLE_FL), {"top/dir/file", FS_APPEND_FL}, {"top/dir", FS_APPEND_FL}}) {
+        const UniqueFd fd = open_at(root(), name, O_RDONLY).value_or(UniqueFd());
+        int flags = 0;
+        ASSERT_EQ(::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags), 0) << name;
+        flags |= flag;
+        if (::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags) != 0) GTEST_SKIP() << "needs root (chattr +i)";
+    }
+    EXPECT_NE(::unlinkat(root(), "top/file", 0), 0);
+    const auto done = remove_tree(root(), "top");
+    EXPECT_TRUE(done) << done.error().text();
+    EXPECT_FALSE(*stat_if_exists(root(), "top"));
+}
+
 TEST(RemoveTree, AbsolutePathOnAnotherMount) {
     const auto mount_of = [](const char *of) {
         struct statx found{};

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dirent.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -173,11 +176,33 @@ private:
                 if (!mended && dir != top_ && chmod_fd(dir, S_IRWXU)) continue;
                 errno = EACCES;
                 break;
+            case EPERM: { // chattr +i or +a, which a container with CAP_LINUX_IMMUTABLE can set
+                const bool entry = !mended && thaw_entry(dir, name);
+                const bool above = !mended && dir != top_ && thaw(dir);
+                if (entry || above) continue;
+                errno = EPERM;
+                break;
+            }
             default:
                 break;
             }
             return failed("remove", dir, name);
         }
+    }
+
+    /// True: it was immutable or append-only, and is not any more.
+    static bool thaw(int fd) {
+        int flags = 0;
+        constexpr int frozen = FS_IMMUTABLE_FL | FS_APPEND_FL;
+        if (::ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0 || (flags & frozen) == 0) return false;
+        flags &= ~frozen;
+        return invoke(Op::ioctl, fd, "FS_IOC_SETFLAGS", [&] { return ::ioctl(fd, FS_IOC_SETFLAGS, &flags); }) == 0;
+    }
+    static bool thaw_entry(int dir, const char *name) {
+        const auto status = stat_at(dir, name);
+        if (!status || !(S_ISREG(status->st_mode) || S_ISDIR(status->st_mode))) return false;
+        const auto entry = open_at(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+        return entry && thaw(entry->get());
     }
 
     static constexpr int retries = 1000;

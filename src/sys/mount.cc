@@ -30,7 +30,7 @@ namespace {
 
 using detail::invoke;
 
-constexpr int umount_detach = 2, umount_nofollow = 8; // MNT_DETACH, UMOUNT_NOFOLLOW of umount2(2)
+constexpr int umount_nofollow = 8; // UMOUNT_NOFOLLOW of umount2(2)
 
 template <class... Args> int raw(long number, Args... args) {
     return static_cast<int>(::syscall(number, args...));
@@ -469,6 +469,13 @@ Status unmount(const std::string &target, int flags) {
     const int done = invoke(Op::umount, -1, target.c_str(),
                             [&] { return raw(SYS_umount2, target.c_str(), flags | umount_nofollow); });
     if (done != 0) return fail_errno(errno, fmt::format("unmount \"{}\"", target));
+    return {};
+}
+
+Status unmount_all(std::string_view prefix) {
+    const auto table = TRY(mount_table());
+    for (auto one = table.rbegin(); one != table.rend(); ++one)
+        if (one->target.starts_with(prefix)) TRY(unmount(one->target, umount_detach));
     return {};
 }
 

@@ -36,6 +36,7 @@ Status mount_at(const MountSpec &spec, const std::string &target, MountApi api =
 Result<UniqueFd> mount_detached(const MountSpec &spec);
 /// umount2(target); flags MNT_DETACH, UMOUNT_NOFOLLOW is always added.
 Status unmount(const std::string &target, int flags = 0);
+inline constexpr int umount_detach = 2; ///< MNT_DETACH: <sys/mount.h> does not go together with the kernel's header
 
 struct MountEntry {
     uint64_t id = 0, parent = 0;
@@ -47,6 +48,8 @@ struct MountEntry {
 Result<std::vector<MountEntry>> parse_mountinfo(std::string_view text);
 /// Of this process.
 Result<std::vector<MountEntry>> mount_table();
+/// Detaches every mount whose target begins with `prefix`, what was mounted last first.
+Status unmount_all(std::string_view prefix);
 /// True when `target` itself is the root of a mount.
 Result<bool> is_mount_point(const std::string &target);
 /// True when what is mounted on `target` (uppermost) is what `spec` mounts: an overlay with the same upperdir (or

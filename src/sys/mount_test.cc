@@ -93,7 +93,7 @@ protected:
     }
     void TearDown() override {
         if (root_.empty()) return;
-        (void)unmount(root_ + "/mnt", 2 /* MNT_DETACH */);
+        (void)unmount(root_ + "/mnt", umount_detach);
         EXPECT_TRUE(remove_tree(AT_FDCWD, root_.c_str()));
     }
     /// `count` lowers below root_/`base`, each with one file of its number.

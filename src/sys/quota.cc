@@ -76,7 +76,10 @@ Status set_project(int directory, uint32_t project) {
                       [&] { return ::ioctl(directory, FS_IOC_FSGETXATTR, &attributes); });
     if (done != 0) return detail::failed("get project of", directory, nullptr);
     attributes.fsx_projid = project;
-    attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+    if (project != 0)
+        attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+    else
+        attributes.fsx_xflags &= ~static_cast<__u32>(FS_XFLAG_PROJINHERIT);
     done = invoke(Op::ioctl, directory, "FS_IOC_FSSETXATTR",
                   [&] { return ::ioctl(directory, FS_IOC_FSSETXATTR, &attributes); });
     if (done != 0) return detail::failed("set project of", directory, nullptr);

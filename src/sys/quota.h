@@ -20,7 +20,8 @@ struct ProjectCount {
 
 /// Project number of an open file or directory (FS_IOC_FSGETXATTR); 0 = none.
 Result<uint32_t> project_of(int fd);
-/// Gives an open directory (readable descriptor) a project number that new entries inherit (FS_XFLAG_PROJINHERIT).
+/// Gives an open directory (readable descriptor) a project number that new entries inherit (FS_XFLAG_PROJINHERIT); 0:
+/// none, and they inherit none. What inherits takes no link and no rename from another project (EXDEV).
 Status set_project(int directory, uint32_t project);
 /// Hard limits of a project on the file system that `fd` is on. Needs CAP_SYS_ADMIN.
 Status set_project_limits(int fd, uint32_t project, const ProjectLimits &limits);

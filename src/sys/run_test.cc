@@ -2,6 +2,7 @@
 #include "sys/run.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include "sys/seam.h"
 
@@ -38,6 +39,23 @@ TEST(RunTool, TheDeadlineKillsItsChildrenToo) {
     const auto done = run_tool({"/bin/sh", "-c", "sleep 1000 & sleep 1000"}, milliseconds(200));
     ASSERT_FALSE(done);
     EXPECT_EQ(done.error().code(), Errc::DeadlineExceeded);
+}
+
+TEST(RunTool, TheDeadlineCountsAfterTheOutputIsClosedToo) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto done = run_tool({"/bin/sh", "-c", "exec >&- 2>&-; sleep 1000"}, milliseconds(200));
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code(), Errc::DeadlineExceeded);
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(20));
+}
+
+TEST(RunTool, AChildThatStaysBehindIsNotWaitedFor) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto done = run_tool({"/bin/sh", "-c", "sleep 30 & echo $!; exit 5"}, seconds(60));
+    ASSERT_TRUE(done) << done.error().text();
+    EXPECT_EQ(done->exit_status, 5);
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(20));
+    EXPECT_EQ(::kill(std::stoi(done->output), SIGKILL), 0) << done->output;
 }
 
 TEST(RunTool, AMissingProgramIsNamed) {

@@ -39,11 +39,6 @@ public:
         if (list_ != nullptr) (void)library_.add_boolean(list_, text.c_str());
         return *this;
     }
-    List &numbers(const ZfsNumbers &numbers) {
-        for (const auto &[key, value] : numbers)
-            if (list_ != nullptr) (void)library_.add_number(list_, key.c_str(), value);
-        return *this;
-    }
 
 private:
     const ZfsLibrary &library_;
@@ -59,13 +54,6 @@ template <class F> Status ask(const char *verb, const std::string &name, F &&cal
     if (done == 0) return {};
     const int error = errno;
     return fail_errno(error, fmt::format("{} zfs dataset \"{}\"", verb, name));
-}
-
-void add_options(std::vector<std::string> &out, const ZfsNumbers &numbers) {
-    for (const auto &[key, value] : numbers) {
-        out.emplace_back("-o");
-        out.push_back(fmt::format("{}={}", key, value));
-    }
 }
 
 const std::string &library_missing(std::shared_ptr<const ZfsLibrary> &out) {
@@ -123,31 +111,17 @@ Result<std::string> Zfs::command(const std::vector<std::string> &arguments) cons
     return std::unexpected(Error(errc_from_errno(error), error, fmt::format("zfs {}: {}", arguments.front(), words)));
 }
 
-Status Zfs::create(const std::string &name, const ZfsNumbers &numbers) const {
-    if (library_) {
-        const auto &lib = *library_;
-        return ask("create", name, [&] {
-            return lib.create(name.c_str(), ZfsLibrary::file_system, List(lib).numbers(numbers).get(), nullptr, 0);
-        });
-    }
-    std::vector<std::string> arguments{"create", "-u"};
-    add_options(arguments, numbers);
-    arguments.push_back(name);
-    TRY(command(arguments));
+Status Zfs::create(const std::string &name) const {
+    if (library_)
+        return ask("create", name,
+                   [&] { return library_->create(name.c_str(), ZfsLibrary::file_system, nullptr, nullptr, 0); });
+    TRY(command({"create", "-u", name}));
     return {};
 }
 
-Status Zfs::clone(const std::string &origin, const std::string &name, const ZfsNumbers &numbers) const {
-    if (library_) {
-        const auto &lib = *library_;
-        return ask("clone", name,
-                   [&] { return lib.clone(name.c_str(), origin.c_str(), List(lib).numbers(numbers).get()); });
-    }
-    std::vector<std::string> arguments{"clone"};
-    add_options(arguments, numbers);
-    arguments.push_back(origin);
-    arguments.push_back(name);
-    TRY(command(arguments));
+Status Zfs::clone(const std::string &origin, const std::string &name) const {
+    if (library_) return ask("clone", name, [&] { return library_->clone(name.c_str(), origin.c_str(), nullptr); });
+    TRY(command({"clone", origin, name}));
     return {};
 }
 
@@ -207,7 +181,9 @@ Status Zfs::sync_pool(std::string_view pool) const {
         const auto &lib = *library_;
         return ask("sync pool of", name, [&] {
             ZfsLibrary::List *out = nullptr;
-            const int error = lib.sync(name.c_str(), List(lib).get(), &out);
+            const List options(lib);
+            (void)lib.add_boolean_value(options.get(), "force", 0); // OpenZFS 2.1 demands that it is said
+            const int error = lib.sync(name.c_str(), options.get(), &out);
             lib.list_free(out);
             return error;
         });

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,8 +48,6 @@ bool is_zfs(int fd);
 /// ZFS, with what it is on instead.
 Result<std::string> zfs_dataset_of(int fd);
 
-/// Numeric properties by name: quota, refquota, recordsize, ...
-using ZfsNumbers = std::map<std::string, uint64_t>;
 /// Properties by name as the command takes them.
 using ZfsProperties = std::vector<std::pair<std::string, std::string>>;
 
@@ -63,8 +60,8 @@ public:
     /// FailedPrecondition "this kernel has no ZFS ..." where there is none. `command` leaves libzfs_core alone.
     static Result<Zfs> open(Use use = Use::library);
 
-    Status create(const std::string &name, const ZfsNumbers &numbers) const;
-    Status clone(const std::string &origin, const std::string &name, const ZfsNumbers &numbers) const;
+    Status create(const std::string &name) const;
+    Status clone(const std::string &origin, const std::string &name) const;
     Status snapshot(const std::string &name) const;
     /// Of a file system without snapshots, clones or datasets below it. EBUSY: mounted somewhere.
     Status destroy(const std::string &name) const;

@@ -37,8 +37,8 @@ std::shared_ptr<const ZfsLibrary> ZfsLibrary::load(std::string &why) {
         find(core, "lzc_destroy", out->destroy, why) && find(core, "lzc_destroy_snaps", out->destroy_snapshots, why) &&
         find(core, "lzc_exists", out->exists, why) && find(core, "lzc_sync", out->sync, why) &&
         find(values, "nvlist_alloc", out->list_alloc, why) && find(values, "nvlist_free", out->list_free, why) &&
-        find(values, "nvlist_add_uint64", out->add_number, why) &&
-        find(values, "nvlist_add_boolean", out->add_boolean, why);
+        find(values, "nvlist_add_boolean", out->add_boolean, why) &&
+        find(values, "nvlist_add_boolean_value", out->add_boolean_value, why);
     if (!whole) return nullptr;
     if (const int error = initialise(); error != 0) {
         why = fmt::format("libzfs_core: {}", std::strerror(error)); // NOLINT(concurrency-mt-unsafe)

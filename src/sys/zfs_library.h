@@ -27,8 +27,8 @@ public:
     int (*sync)(const char *pool, List *options, List **out) = nullptr;
     int (*list_alloc)(List **out, unsigned flags, int how) = nullptr;
     void (*list_free)(List *list) = nullptr;
-    int (*add_number)(List *list, const char *name, unsigned long value) = nullptr;
     int (*add_boolean)(List *list, const char *name) = nullptr;
+    int (*add_boolean_value)(List *list, const char *name, Bool value) = nullptr;
 
     static constexpr int file_system = 2;       ///< LZC_DATSET_TYPE_ZFS
     static constexpr unsigned unique_names = 1; ///< NV_UNIQUE_NAME

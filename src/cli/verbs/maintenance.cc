@@ -18,13 +18,19 @@ Result<int> run(Context &context, const GcArgs &) {
         json.field("leftovers", report.leftovers)
             .field("blob_bytes", report.blob_bytes)
             .field("layer_bytes", report.layer_bytes);
-        json.field("reaped_entries", report.reaped_entries).key("what").strings(report.what).end();
+        json.field("reaped_entries", report.reaped_entries)
+            .field("settled", report.settled)
+            .key("what")
+            .strings(report.what)
+            .end();
         context.print(json);
         return 0;
     }
     if (!context.globals.quiet)
         for (const std::string &line : report.what)
             context.print(fmt::format("{}{}\n", dry ? "would remove " : "", printable(line)));
+    if (report.settled != 0)
+        context.print(fmt::format("settled {} committed layers in the driver's own form\n", report.settled));
     context.print(fmt::format("{} {} layers ({}), {} blobs ({}), {} leftovers; {} entries unlinked\n",
                               dry ? "would remove" : "removed", report.layers, format_bytes(report.layer_bytes),
                               report.blobs, format_bytes(report.blob_bytes), report.leftovers,

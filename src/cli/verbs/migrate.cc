@@ -60,18 +60,23 @@ Result<store::MigrateRequest> request_of(const MigrateArgs &args) {
     return request;
 }
 
-std::string text_of(const store::MigrateEstimate &e) {
-    return fmt::format("to copy: {} layers, {} containers, {} blobs: at most {} and {} inodes; {} ({}) has {}{} free\n",
-                       e.layers, e.containers, e.blobs, format_bytes(e.bytes), format_count(e.inodes),
-                       printable(e.where), e.file_system, format_bytes(e.free_bytes),
-                       e.inodes_limited ? fmt::format(" and {} inodes", format_count(e.free_inodes)) : "");
+std::string text_of(const store::MigrateEstimate &e, const std::string &driver) {
+    const std::string room =
+        e.elsewhere
+            ? fmt::format("{} keeps its data outside {}, and checks the room there as it is filled", driver,
+                          printable(e.where))
+            : fmt::format("{} ({}) has {}{} free", printable(e.where), e.file_system, format_bytes(e.free_bytes),
+                          e.inodes_limited ? fmt::format(" and {} inodes", format_count(e.free_inodes)) : "");
+    return fmt::format("to copy: {} layers, {} containers, {} blobs: at most {} and {} inodes; {}\n", e.layers,
+                       e.containers, e.blobs, format_bytes(e.bytes), format_count(e.inodes), room);
 }
 
 void write_estimate(Json &json, const store::MigrateEstimate &e) {
     json.key("estimate").object();
     json.field("layers", e.layers).field("containers", e.containers).field("blobs", e.blobs);
     json.field("bytes", e.bytes).field("inodes", e.inodes).field("blob_bytes", e.blob_bytes);
-    json.field("where", e.where).field("file_system", e.file_system).field("free_bytes", e.free_bytes);
+    json.field("where", e.where).field("room_checked_by", e.elsewhere ? "driver" : "estimate");
+    json.field("file_system", e.file_system).field("free_bytes", e.free_bytes);
     if (e.inodes_limited) json.field("free_inodes", e.free_inodes);
     json.field("fits", e.fits()).end();
 }
@@ -98,6 +103,24 @@ void print_notes(const store::MigrateReport &report) {
         Context::note("shale: note: " + printable(note));
     for (const std::string &pending : report.pending)
         Context::note("shale: not copied: " + printable(pending));
+}
+
+/// What a driver that was given up leaves outside the store, because that is the user's; empty: nothing.
+std::string left_outside(const std::string &driver, const drivers::DriverOptions &options) {
+    const auto option = [&](std::string_view key) {
+        const auto found = options.find(key);
+        return found == options.end() ? std::string() : found->second;
+    };
+    if (driver != "devicemapper") return "";
+    if (option("pool") == "device")
+        return fmt::format("the pool's label stays in the first MiB of {} and keeps other stores off, until zeros "
+                           "are written over it",
+                           option("device"));
+    if (option("pool") == "vg")
+        return fmt::format("the pool's volumes shale_<store>_meta and shale_<store>_data, where they were made, stay "
+                           "in the group {0}: `lvs {0}` shows them, lvremove takes them away",
+                           option("vg"));
+    return "";
 }
 
 Result<int> show_state(const Context &context, store::Store &store) {
@@ -129,15 +152,17 @@ Result<int> show_state(const Context &context, store::Store &store) {
 }
 
 Result<int> copy(const Context &context, store::Store &store, const MigrateArgs &args) {
-    const auto request = TRY(request_of(args));
+    auto request = TRY(request_of(args));
     const auto estimate = TRY(store.estimate_migration(request));
     const bool text = !context.globals.json && !context.globals.quiet;
     if (text) {
-        Context::print(text_of(estimate));
+        Context::print(text_of(estimate, request.driver));
         TRY(flush_output()); // before the long part
     }
     store::MigrateReport report;
     if (!context.globals.dry_run) {
+        if (!request.force) TRY(estimate.refuse());
+        request.force = true; // this estimate need not be made twice
         ProgressLine progress(text);
         report = TRY(store.migrate(request, progress.callback(), context.cancel));
     }
@@ -177,6 +202,11 @@ Result<int> end(const Context &context, store::Store &store, const MigrateArgs &
         report = args.finish ? TRY(store.finish_migration(args.verify == "data", progress.callback(), context.cancel))
                              : TRY(store.rollback_migration(progress.callback(), context.cancel));
     }
+    const bool configured = args.finish && context.settings.driver == state.from;
+    if (auto left = args.finish ? left_outside(configured ? state.from : "", context.settings.driver_options)
+                                : left_outside(state.to, state.options);
+        !left.empty())
+        report.notes.push_back(std::move(left));
     print_notes(report);
     if (context.globals.json) {
         Json json;

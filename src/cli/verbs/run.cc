@@ -2,7 +2,6 @@
 // run, unshare.
 #include <fmt/format.h>
 #include <stdlib.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,15 +10,10 @@
 #include "cli/runtime.h"
 #include "cli/verbs.h"
 #include "sys/fs.h"
+#include "sys/random.h"
 
 namespace shale::cli {
 namespace {
-
-Result<std::string> random_name() {
-    uint64_t bits = 0;
-    if (getrandom(&bits, sizeof(bits), 0) != sizeof(bits)) return fail_errno(errno, "getrandom");
-    return fmt::format("run-{:012x}", bits & 0xFFFF'FFFF'FFFFU);
-}
 
 /// Bundle and runtime state: on a tmpfs that a reboot clears where there is one.
 Result<std::string> make_bundle_dir(bool rootless) {
@@ -70,7 +64,8 @@ Result<int> run(Context &context, const RunArgs &args) {
     if (!args.container.empty()) {
         container = TRY(store->find_container(args.container));
     } else {
-        container = TRY(store->create_container(args.image, args.name.empty() ? TRY(random_name()) : args.name, {}));
+        container = TRY(
+            store->create_container(args.image, args.name.empty() ? "run-" + TRY(sys::random_hex(6)) : args.name, {}));
         remove = args.remove || (args.name.empty() && !args.keep);
     }
     const std::string reference = to_string(container.id);

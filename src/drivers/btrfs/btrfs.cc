@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "archive/tree_walk.h"
 #include "drivers/concurrent_writes.h"
 #include "sys/fs.h"
 
@@ -38,6 +39,17 @@ Status turn_on(const LayerRoot &root, const std::string &wanted) {
     return in_context(sys::BtrfsQgroups::enable(root.fd(), mode), [&] {
         return fmt::format("driver btrfs: quota={}{}", wanted, wanted == "simple" ? " (needs Linux 6.7)" : "");
     });
+}
+
+/// Those of a probe. A frozen one could not be unlinked entry by entry; one that may not be deleted can, afterwards.
+Status remove_subvolumes(int dir) {
+    for (const auto &entry : TRY(sys::list_dir(dir))) {
+        const auto opened = sys::open_dir(dir, entry.name.c_str());
+        if (!opened || !TRY(sys::is_subvolume(opened->get()))) continue;
+        TRY(sys::set_read_only(opened->get(), false));
+        (void)sys::delete_subvolume(dir, entry.name.c_str());
+    }
+    return {};
 }
 
 } // namespace
@@ -126,13 +138,47 @@ Status Btrfs::make_immutable(LayerId id) {
     return sys::set_read_only(TRY(sys::open_dir(root_.fd(), to_string(id).c_str())).get(), true);
 }
 
+/// Snapshots leave nested subvolumes out: children would see an empty directory, and their diffs would delete what it
+/// held.
+Status Btrfs::seal(LayerId id, Parents /*parents*/) {
+    const UniqueFd layer = TRY(sys::open_dir(root_.fd(), to_string(id).c_str()));
+    if (TRY(sys::is_read_only(layer.get()))) return {};
+    const auto nested = sys::nested_subvolume(layer.get());
+    if (!nested) {
+        const int error = nested.error().sys_errno();
+        // Before Linux 4.18, or not allowed to look: sealed as it is.
+        if (error != ENOTTY && error != EPERM && error != EACCES) return std::unexpected(nested.error());
+    } else if (*nested) {
+        const std::string path =
+            (*nested)->path.empty() ? fmt::format("with the number {}", (*nested)->id)
+                                    : archive::quoted(fmt::format("{}/{}/{}", root_.path(), id.value, (*nested)->path));
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("layer {} holds the subvolume {}, whose content a snapshot of the layer would not "
+                                "have; nothing was changed. Delete it (`btrfs subvolume delete`), or copy it into a "
+                                "plain directory first, then try again",
+                                id.value, path));
+    }
+    return make_immutable(id);
+}
+
+Result<bool> Btrfs::is_sealed(LayerId id, Parents /*parents*/) {
+    return sys::is_read_only(TRY(sys::open_dir(root_.fd(), to_string(id).c_str())).get());
+}
+
+Status Btrfs::reopen(LayerId id, Parents /*parents*/) {
+    return sys::set_read_only(TRY(sys::open_dir(root_.fd(), to_string(id).c_str())).get(), false);
+}
+
 Status Btrfs::remove(LayerId id) {
     // A read-only subvolume cannot move to another directory. A layer that is to go may be thawed first: nothing names
     // it any more.
     if (const auto layer = sys::open_dir(root_.fd(), to_string(id).c_str());
         layer && TRY(sys::is_subvolume(layer->get())))
         TRY(sys::set_read_only(layer->get(), false));
-    return DirectoryDriver::remove(id);
+    const auto moved = DirectoryDriver::remove(id);
+    if (moved || moved.error().code() != Errc::ResourceExhausted) return moved;
+    // Where there is no room for metadata, a rename is refused; a deletion draws on what the kernel sets aside for it.
+    return TRY(destroy(root_.fd(), to_string(id).c_str())) ? Status() : moved;
 }
 
 /// False: not a subvolume, or not allowed to delete one: to be unlinked entry by entry.
@@ -161,7 +207,7 @@ Result<uint64_t> Btrfs::reap(const std::atomic<bool> *cancel) {
 
 Result<ProbeReport> Btrfs::probe() {
     ProbeReport out;
-    const auto scratch = root_.scratch();
+    const auto scratch = root_.scratch(remove_subvolumes);
     if (!scratch) {
         out.reason = scratch.error().text();
         return out;
@@ -191,8 +237,7 @@ Result<ProbeReport> Btrfs::probe() {
                      : gone.error().text() +
                            "; without it layers are unlinked file by file (mount option user_subvol_rm_allowed)");
     }
-    if (frozen) TRY(sys::set_read_only(parent.get(), false));
-    (void)sys::delete_subvolume(dir, "parent"); // else the scratch directory's own removal unlinks it
+    TRY(remove_subvolumes(dir));
     out.facts.push_back(quota_fact());
     out.add("max depth", std::to_string(max_depth()), "a layer needs only its own tree");
     out.usable = taken.has_value() && frozen.has_value();

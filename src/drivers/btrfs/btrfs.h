@@ -41,6 +41,9 @@ public:
     Btrfs(LayerRoot root, const Quota &default_quota);
     [[nodiscard]] std::string_view name() const noexcept override { return "btrfs"; }
     [[nodiscard]] bool stages_alone() const noexcept override { return false; }
+    Status seal(LayerId id, Parents parents) override;
+    Result<bool> is_sealed(LayerId id, Parents parents) override;
+    Status reopen(LayerId id, Parents parents) override;
     Status remove(LayerId id) override;
     Result<uint64_t> reap(const std::atomic<bool> *cancel) override;
     Result<ProbeReport> probe() override;

@@ -5,9 +5,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/units.h"
 #include "sys/dm.h"
@@ -39,6 +41,21 @@ Status all_zero(const BlockDevice &device, uint64_t bytes) {
     return {};
 }
 
+std::unexpected<Error> in_use(const BlockDevice &device, const std::vector<std::string> &holders) {
+    return fail(Errc::FailedPrecondition,
+                fmt::format("{} is in use by {}: two pools on one device destroy each other, so nothing was "
+                            "changed. If that is the pool of a store of which this one is a copy or which was "
+                            "moved here, unmount what is on it and deactivate it (dmsetup remove), then try again",
+                            device.path,
+                            holders.empty() ? "a mount, or a program that has it for itself alone"
+                                            : fmt::format("{}", fmt::join(holders, ", "))));
+}
+
+/// Metadata on a device, or in its label, is in whole units.
+uint64_t in_units(uint64_t bytes) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
 /// Sparse files in the store. A file that exists keeps its size.
 class LoopBacking final : public PoolBacking {
 public:
@@ -50,6 +67,8 @@ public:
         return sys::fsync_fd(directory_);
     }
     Result<Attached> attach() override {
+        TRY(grow_file("metadata", config_.metadata_bytes));
+        TRY(grow_file("data", config_.data_bytes));
         Attached out;
         out.metadata = TRY(attach_file("metadata", out.keep));
         out.data = TRY(attach_file("data", out.keep));
@@ -61,9 +80,9 @@ public:
         out.data = TRY(is_ours("data", data));
         return out;
     }
-    Status grow(const Attached *active) override {
-        TRY(grow_file("metadata", config_.metadata_bytes, active != nullptr ? active->metadata.path : ""));
-        return grow_file("data", config_.data_bytes, active != nullptr ? active->data.path : "");
+    Status grow(const Attached &active) override {
+        TRY(grow_loop("metadata", config_.metadata_bytes, active.metadata));
+        return grow_loop("data", config_.data_bytes, active.data);
     }
     Status detach() override { return {}; } // the kernel does it when the pool closes them
 
@@ -90,7 +109,7 @@ private:
         const std::string path = "/dev" + link.substr(link.rfind('/'));
         const struct stat file = TRY(sys::stat_at(directory_, name));
         const auto behind = sys::loop_file(path);
-        if (!behind || behind->inode != file.st_ino)
+        if (!behind || behind->inode != file.st_ino || behind->device != file.st_dev)
             return fail(Errc::FailedPrecondition,
                         fmt::format("the active pool's {} device {} is not this store's file \"{}\": another store's "
                                     "pool is active under this name; deactivate that one (dmsetup remove), then try "
@@ -98,13 +117,15 @@ private:
                                     name, path, name));
         return sys::look_at_block_device(path);
     }
-    Status grow_file(const char *name, uint64_t bytes, const std::string &loop) const {
+    /// Size of the file now.
+    Result<uint64_t> grow_file(const char *name, uint64_t bytes) const {
         const UniqueFd file = TRY(sys::open_at(directory_, name, O_RDWR));
-        const struct stat status = TRY(sys::stat_at(file.get(), ""));
-        if (static_cast<uint64_t>(status.st_size) < bytes) TRY(sys::truncate_fd(file.get(), bytes));
-        if (!loop.empty() &&
-            TRY(sys::look_at_block_device(loop)).bytes < std::max(bytes, static_cast<uint64_t>(status.st_size)))
-            TRY(sys::grow_loop(loop));
+        const auto now = static_cast<uint64_t>(TRY(sys::stat_at(file.get(), "")).st_size);
+        if (now < bytes) TRY(sys::truncate_fd(file.get(), bytes));
+        return std::max(now, bytes);
+    }
+    Status grow_loop(const char *name, uint64_t bytes, const BlockDevice &loop) const {
+        if (TRY(grow_file(name, bytes)) > loop.bytes) return sys::grow_loop(loop.path);
         return {};
     }
 
@@ -112,7 +133,7 @@ private:
     const Config &config_;
 };
 
-/// One device, all of it. Its first MiB says whose it is, and where the metadata ends.
+/// One device, all of it. Its first MiB says whose it is, and where the metadata ends, for good: data begins there.
 class DeviceBacking final : public PoolBacking {
 public:
     DeviceBacking(PoolName name, const Config &config) : name_(std::move(name)), config_(config) {}
@@ -125,13 +146,12 @@ public:
             return fail(Errc::FailedPrecondition,
                         fmt::format("{} has {}: the pool's metadata alone needs {}", device.path,
                                     format_bytes(device.bytes), format_bytes(metadata)));
-        if (const auto known = read_label(); !known) {
+        const UniqueFd fd = TRY(claim(device));
+        if (const auto known = read_label(fd.get()); !known) {
             if (known.error().code() != Errc::NotFound) return std::unexpected(known.error());
             TRY(all_zero(device, mib));
         }
-        const UniqueFd fd = TRY(sys::open_block_device(device.path, O_RDWR | O_EXCL));
-        std::string label =
-            fmt::format("{}store={}\nmetadata={}\n", magic, name_.store, (metadata + unit - 1) / unit * unit);
+        std::string label = fmt::format("{}store={}\nmetadata={}\n", magic, name_.store, in_units(metadata));
         label.resize(4096, '\0');
         TRY(sys::pwrite_all(fd.get(), std::as_bytes(std::span(label)), 0));
         // A fresh pool is one whose metadata begins with a block of zeros.
@@ -140,22 +160,37 @@ public:
         return sys::fsync_fd(fd.get());
     }
     Result<Attached> attach() override {
+        TRY(detach()); // what a process left that died before it had the pool
         const BlockDevice device = TRY(sys::look_at_block_device(config_.device));
-        const uint64_t metadata = TRY(read_label());
+        const uint64_t metadata = TRY(read_label(TRY(claim(device)).get()));
+        TRY(same_metadata(config_, metadata));
         const uint64_t room = device.bytes - mib - metadata;
         const uint64_t data = config_.data_bytes != 0 ? std::min(config_.data_bytes, room) : room;
         TRY(make_part("meta", device, mib, metadata));
         TRY(make_part("data", device, mib + metadata, data / config_.block_bytes * config_.block_bytes));
+        // All of device-mapper's own share one claim, so that somebody else's may have come in between.
+        if (const auto others = TRY(others_on(device)); !others.empty()) {
+            TRY(detach());
+            return in_use(device, others);
+        }
         return parts();
     }
     Result<Attached> attached(const std::string &metadata, const std::string &data) override {
         auto out = TRY(parts());
-        if (out.metadata.number != metadata || out.data.number != data)
-            return fail(Errc::FailedPrecondition, fmt::format("the active pool lies on devices {} and {}, not on {}",
-                                                              metadata, data, config_.device));
-        return out;
+        const BlockDevice device = TRY(sys::look_at_block_device(config_.device));
+        const UniqueFd fd = TRY(sys::open_block_device(config_.device, O_RDONLY));
+        const uint64_t bytes = TRY(read_label(fd.get()));
+        const bool same = out.metadata.number == metadata && out.data.number == data &&
+                          TRY(lies_at("meta", device, mib)) && TRY(lies_at("data", device, mib + bytes));
+        if (same) {
+            TRY(same_metadata(config_, bytes));
+            return out;
+        }
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("the active pool lies on devices {} and {}, which are not this store's parts of {}",
+                                metadata, data, config_.device));
     }
-    Status grow(const Attached * /*active*/) override { return {}; } // with the device, at the next activation
+    Status grow(const Attached & /*active*/) override { return {}; } // data only, at the next activation
     Status detach() override {
         for (const auto *part : {"meta", "data"})
             if (TRY(sys::dm_find(name(part)))) TRY(sys::dm_remove(name(part), sys::DmRemove::when_unused));
@@ -167,11 +202,29 @@ private:
 
     [[nodiscard]] std::string name(const char *part) const { return fmt::format("{}-{}", name_.prefix, part); }
 
+    /// Nobody else uses the device, or can begin to while this is open.
+    static Result<UniqueFd> claim(const BlockDevice &device) {
+        auto fd = sys::open_block_device(device.path, O_RDWR | O_EXCL);
+        if (!fd && fd.error().sys_errno() == EBUSY) return in_use(device, TRY(sys::holders_of(device.number)));
+        return fd;
+    }
+    Result<std::vector<std::string>> others_on(const BlockDevice &device) const {
+        auto out = TRY(sys::holders_of(device.number));
+        std::erase_if(out, [&](const std::string &holder) { return holder == name("meta") || holder == name("data"); });
+        return out;
+    }
+    Result<bool> lies_at(const char *part, const BlockDevice &device, uint64_t offset) const {
+        const auto table = TRY(sys::dm_table(name(part)));
+        return table.size() == 1 && table[0].type == "linear" && table[0].parameters == place(device, offset);
+    }
+    static std::string place(const BlockDevice &device, uint64_t offset) {
+        return fmt::format("{} {}", device.number, offset / sys::sector_bytes);
+    }
+
     /// Bytes of metadata. NotFound: no label.
-    Result<uint64_t> read_label() const {
-        const UniqueFd fd = TRY(sys::open_block_device(config_.device, O_RDONLY));
+    Result<uint64_t> read_label(int device) const {
         std::string text(4096, '\0');
-        text.resize(TRY(sys::pread_some(fd.get(), std::as_writable_bytes(std::span(text)), 0)));
+        text.resize(TRY(sys::pread_some(device, std::as_writable_bytes(std::span(text)), 0)));
         if (!text.starts_with(magic))
             return fail(Errc::NotFound, fmt::format("{} is not a pool of shale's", config_.device));
         const std::string head = fmt::format("{}store={}\n", magic, name_.store);
@@ -188,13 +241,8 @@ private:
         return *bytes;
     }
     Status make_part(const char *part, const BlockDevice &device, uint64_t offset, uint64_t bytes) const {
-        if (const auto there = TRY(sys::dm_find(name(part)))) {
-            if (there->has_table) return {};
-            TRY(sys::dm_remove(name(part), sys::DmRemove::now)); // its maker died before it had one
-        }
         return sys::dm_create(name(part), "SHALE-" + name(part),
-                              {{0, bytes / sys::sector_bytes, "linear",
-                                fmt::format("{} {}", device.number, offset / sys::sector_bytes)}});
+                              {{0, bytes / sys::sector_bytes, "linear", place(device, offset)}});
     }
     Result<Attached> parts() const {
         Attached out;
@@ -225,28 +273,26 @@ public:
         return create("data", {"-l", "100%FREE"});
     }
     Result<Attached> attach() override {
-        Attached out;
         for (const auto *part : {"meta", "data"})
             TRY(lvm({"lvchange", "-ay", full_name(part)}));
-        out.metadata = TRY(sys::look_at_block_device(path("meta")));
-        out.data = TRY(sys::look_at_block_device(path("data")));
-        return out;
+        const Attached now = TRY(parts());
+        for (const auto &part : {now.metadata, now.data})
+            if (const auto holders = TRY(sys::holders_of(part.number)); !holders.empty()) return in_use(part, holders);
+        TRY(grow(now));
+        return parts();
     }
     Result<Attached> attached(const std::string &metadata, const std::string &data) override {
-        Attached out;
-        out.metadata = TRY(sys::look_at_block_device(path("meta")));
-        out.data = TRY(sys::look_at_block_device(path("data")));
+        auto out = TRY(parts());
         if (out.metadata.number != metadata || out.data.number != data)
             return fail(Errc::FailedPrecondition, fmt::format("the active pool lies on devices {} and {}, not on {} "
                                                               "and {}",
                                                               metadata, data, out.metadata.path, out.data.path));
         return out;
     }
-    Status grow(const Attached *active) override {
-        if (active == nullptr) return {};
-        if (config_.metadata_bytes > active->metadata.bytes)
+    Status grow(const Attached &active) override {
+        if (config_.metadata_bytes > active.metadata.bytes)
             TRY(lvm({"lvextend", "-L", fmt::format("{}b", config_.metadata_bytes), full_name("meta")}));
-        if (config_.data_bytes > active->data.bytes)
+        if (config_.data_bytes > active.data.bytes)
             TRY(lvm({"lvextend", "-L", fmt::format("{}b", config_.data_bytes), full_name("data")}));
         return {};
     }
@@ -268,10 +314,14 @@ private:
         return fmt::format("{}/shale_{}_{}", config_.device, name_.store, part);
     }
     [[nodiscard]] std::string path(const char *part) const { return "/dev/" + full_name(part); }
+    Result<Attached> parts() const {
+        Attached out;
+        out.metadata = TRY(sys::look_at_block_device(path("meta")));
+        out.data = TRY(sys::look_at_block_device(path("data")));
+        return out;
+    }
     Result<bool> exists(const char *part) const {
-        const std::string wanted = full_name(part);
-        const std::string list = TRY(lvm({"lvs", "--noheadings", "-o", "lv_full_name", config_.device}));
-        return fmt::format("{} ", list).find(wanted + "\n") != std::string::npos;
+        return lists_volume(TRY(lvm({"lvs", "--noheadings", "-o", "lv_full_name", config_.device})), full_name(part));
     }
     Status create(const char *part, const std::vector<std::string> &size) const {
         const std::string name = full_name(part);
@@ -298,6 +348,30 @@ private:
 };
 
 } // namespace
+
+Status same_metadata(const Config &config, uint64_t labelled_bytes) {
+    if (config.metadata_bytes == 0 || in_units(config.metadata_bytes) == labelled_bytes) return {};
+    return fail(
+        Errc::FailedPrecondition,
+        fmt::format("this store's pool on {} was made with metadata_size={}, and the options say {}: on a device "
+                    "data begins where the metadata ends, so that cannot change while the pool lives. Nothing "
+                    "was changed. Go on with metadata_size={} or without the option, or move the store to a "
+                    "pool that has more (shale migrate --to devicemapper --to-root, with another device)",
+                    config.device, labelled_bytes, config.metadata_bytes, labelled_bytes));
+}
+
+bool lists_volume(std::string_view listing, std::string_view full_name) {
+    constexpr std::string_view blank = " \t\r";
+    while (!listing.empty()) {
+        const size_t end = std::min(listing.find('\n'), listing.size());
+        std::string_view line = listing.substr(0, end);
+        listing.remove_prefix(std::min(end + 1, listing.size()));
+        line.remove_prefix(std::min(line.find_first_not_of(blank), line.size()));
+        line = line.substr(0, line.find_last_not_of(blank) + 1);
+        if (line == full_name) return true;
+    }
+    return false;
+}
 
 std::unique_ptr<PoolBacking> open_backing(int directory, PoolName name, const Config &config) {
     switch (config.backing) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -26,15 +27,22 @@ public:
     virtual ~PoolBacking() = default;
     /// Makes what is missing for a new pool. Refuses what holds anything that is not this store's.
     virtual Status make() = 0;
-    /// Both devices, ready for use.
+    /// For a pool that is not active: both devices, ready for use, raised to the configured sizes where those are more.
+    /// FailedPrecondition: they are not this store's, or somebody else uses them, who is named.
     virtual Result<Attached> attach() = 0;
     /// The devices that an active pool uses ("major:minor") are this store's; else FailedPrecondition says whose.
     virtual Result<Attached> attached(const std::string &metadata, const std::string &data) = 0;
-    /// Raises the sizes to the configured ones where that is more. Pool active: `active` are its devices, else null.
-    virtual Status grow(const Attached *active) = 0;
+    /// Raises the sizes of an active pool's devices to the configured ones where those are more.
+    virtual Status grow(const Attached &active) = 0;
     /// After the pool is gone: undoes attach().
     virtual Status detach() = 0;
 };
+
+/// Ok: a pool of that much metadata (bytes, as its label on `device` says) is what the options ask for, or they name no
+/// size. Else FailedPrecondition with both figures.
+Status same_metadata(const Config &config, uint64_t labelled_bytes);
+/// Whether a volume is in a listing of full names ("vg/lv"), one a line, which LVM2 pads with blanks on both sides.
+bool lists_volume(std::string_view listing, std::string_view full_name);
 
 struct PoolName {
     std::string prefix; ///< begins the name of every device of this store on this host

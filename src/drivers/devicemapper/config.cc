@@ -21,8 +21,13 @@ constexpr std::array options{
                "loop|device|vg"},
     OptionInfo{"device", "", "pool=device: the block device, e.g. /dev/sdb; it must be empty or this store's"},
     OptionInfo{"vg", "", "pool=vg: name of the LVM2 volume group"},
-    OptionInfo{"data_size", "", "space for data (loop: 100G, sparse; else all there is); may be raised later"},
-    OptionInfo{"metadata_size", "", "space for the pool's metadata (default: by data_size); may be raised later"},
+    OptionInfo{
+        "data_size", "",
+        "space for data (loop: 100G, sparse; else all there is); may be raised later (device: counts at the next "
+        "activation)"},
+    OptionInfo{"metadata_size", "",
+               "space for the pool's metadata (default: by data_size); may be raised later, but not with pool=device, "
+               "where it is fixed"},
     OptionInfo{"block_size", "64K", "what a volume takes from the pool at once: 64K to 1G, a multiple of 64K; fixed"},
     OptionInfo{"base_size", "10G", "size of the file system that every layer starts from; fixed"},
     OptionInfo{"size", "", "default size of a container's file system, at least base_size"},
@@ -31,8 +36,8 @@ constexpr std::array options{
     OptionInfo{"mkfs", "", "further arguments of mkfs, separated by blanks"},
     OptionInfo{"data_max", "95", "percent of the data space in use above which nothing new is made"},
     OptionInfo{"metadata_max", "95", "percent of the metadata in use above which nothing new is made"},
-    OptionInfo{"discard", "auto", "auto, on, off: give a removed layer's space back to below the pool (auto: loop)",
-               "auto|on|off"},
+    OptionInfo{"discard", "on",
+               "on, off: give a removed layer's space back to below the pool, where that takes discards", "on|off"},
 };
 
 constexpr uint64_t kib = 1024, mib = 1024 * kib, gib = 1024 * mib;
@@ -110,12 +115,16 @@ std::span<const OptionInfo> option_infos() noexcept {
     return options;
 }
 
+uint64_t usable_metadata_blocks(uint64_t device_bytes) noexcept {
+    // drivers/md/persistent-data/dm-space-map-metadata.h: one block of index, with 255 entries of 2^14 - 64 blocks.
+    constexpr uint64_t most = uint64_t{255} * ((1U << 14U) - 64);
+    return std::min(device_bytes / metadata_block_bytes, most);
+}
+
 uint64_t metadata_size_for(uint64_t data_bytes, uint64_t block_bytes, uint64_t snapshots) noexcept {
-    // Documentation/admin-guide/device-mapper/thin-provisioning.rst: the kernel uses at most 255 x 2^14 blocks of 4
-    // KiB.
-    constexpr uint64_t most = uint64_t{255} * (1U << 14U) * 4 * kib;
-    const uint64_t wanted = data_bytes / block_bytes * 64 + snapshots * 8 * 4 * kib;
-    return std::clamp((wanted + 4 * mib - 1) / (4 * mib) * (4 * mib), 8 * mib, most);
+    const uint64_t wanted = data_bytes / block_bytes * 64 + snapshots * 8 * metadata_block_bytes;
+    const uint64_t rounded = std::max((wanted + 4 * mib - 1) / (4 * mib) * (4 * mib), 8 * mib);
+    return usable_metadata_blocks(rounded) * metadata_block_bytes;
 }
 
 Result<Config> read_config(const DriverOptions &given) {
@@ -137,8 +146,7 @@ Result<Config> read_config(const DriverOptions &given) {
     out.mkfs = split(all.find("mkfs")->second);
     out.data_max_percent = TRY(percent_of(all, "data_max"));
     out.metadata_max_percent = TRY(percent_of(all, "metadata_max"));
-    const std::string &discard = all.find("discard")->second;
-    out.discard = discard == "auto" ? Discard::automatic : discard == "on" ? Discard::on : Discard::off;
+    out.discard = all.find("discard")->second == "on" ? Discard::on : Discard::off;
     out.container = TRY(default_quota("devicemapper", all));
     if (out.container.inodes != 0)
         return bad("inodes", all.find("inodes")->second, "a file system in a volume has a size, not a limit of inodes");

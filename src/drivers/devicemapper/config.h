@@ -19,7 +19,7 @@ enum class Backing : uint8_t {
     volumes ///< two logical volumes of an LVM2 volume group
 };
 enum class FileSystem : uint8_t { ext4, xfs };
-enum class Discard : uint8_t { automatic, on, off };
+enum class Discard : uint8_t { on, off };
 
 [[nodiscard]] std::string_view name_of(Backing backing) noexcept;
 [[nodiscard]] std::string_view name_of(FileSystem fs) noexcept;
@@ -34,18 +34,16 @@ struct Config {
     FileSystem fs = FileSystem::ext4;
     std::vector<std::string> mkfs; ///< further arguments
     unsigned data_max_percent = 95, metadata_max_percent = 95;
-    Discard discard = Discard::automatic;
-    Quota container; ///< default size of a container's file system
-
-    /// Return of space to what is below the pool: files shrink by it; on a device it only costs time.
-    [[nodiscard]] bool discards() const noexcept {
-        return discard == Discard::on || (discard == Discard::automatic && backing == Backing::loop);
-    }
+    Discard discard = Discard::on; ///< a removed volume's space goes back to what is below the pool, where that can
+    Quota container;               ///< default size of a container's file system
 };
 
 std::span<const OptionInfo> option_infos() noexcept;
 Result<Config> read_config(const DriverOptions &given);
 
+inline constexpr uint64_t metadata_block_bytes = 4096;
+/// Blocks of metadata that the kernel uses on a device of that size: all whole ones, at most 15.9 GiB.
+uint64_t usable_metadata_blocks(uint64_t device_bytes) noexcept;
 /// Metadata that a pool of this size needs, so that its data is full first: 64 bytes a block (a mapping takes 16,
 /// leaves are at least half full, and shared leaves are copied when one of their users writes), and 8 blocks of 4 KiB
 /// for each of `snapshots` volumes (root and details of each). Rounded up to 4 MiB; at least 8 MiB, at most what the

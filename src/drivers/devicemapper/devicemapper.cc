@@ -74,16 +74,19 @@ Status Devicemapper::prove(VolumeId volume, int root) {
 }
 
 Status Devicemapper::freeze_volume(VolumeId volume) {
-    TRY(usable(TRY(pool_->status()), pool_->name()));
+    TRY(in_context(took_all(TRY(pool_->status()), pool_->config(), pool_->name()), [&] {
+        return fmt::format("volume {} stays writable: what was written last may be missing in it", volume.value);
+    }));
     return pool_->deactivate(volume);
 }
 
+/// A full pool drops what the file system writes back, and unmounting tells nobody.
+Status Devicemapper::flush(int fs) {
+    return sys::syncfs_fd(fs);
+}
+
 Status Devicemapper::sync_volumes(std::span<const VolumeId> /*volumes*/) {
-    const auto status = TRY(pool_->status(Pool::Figures::committed_now));
-    TRY(usable(status, pool_->name()));
-    // The kernel drops what it could not write, and tells only those who were writing just then.
-    if (status.mode == sys::PoolMode::out_of_data_space) return has_room(status, pool_->config(), pool_->name());
-    return {};
+    return took_all(TRY(pool_->status(Pool::Figures::committed_now)), pool_->config(), pool_->name());
 }
 
 Result<uint64_t> Devicemapper::reap(const std::atomic<bool> *cancel) {
@@ -133,7 +136,8 @@ Status Devicemapper::set_limit(LayerId id, const Quota &limit) {
     const VolumeId volume = TRY(volume_of(id));
     const uint64_t now = TRY(pool_->size_of(volume));
     TRY(check_limit(id, limit, now));
-    if (limit.bytes == now) return {};
+    // A raised size may be of an enlargement that did not end: the device and the file system are told again.
+    if (limit.bytes == now && now == pool_->config().base_bytes) return {};
     TRY(pool_->enlarge(volume, limit.bytes));
     const View view = TRY(open_volume(volume, Access::read_write));
     return in_context(sys::grow_file_system(view.root.get(), limit.bytes),

@@ -43,6 +43,7 @@ private:
     Result<uint64_t> reserve_volumes(uint64_t count) override { return pool_->reserve(count); }
     Status prove(VolumeId volume, int root) override;
     Status freeze_volume(VolumeId volume) override;
+    Status flush(int fs) override;
     Status sync_volumes(std::span<const VolumeId> volumes) override;
     Status destroy_volume(VolumeId volume) override { return pool_->destroy(volume); }
     Result<Usage> in_use(VolumeId volume);

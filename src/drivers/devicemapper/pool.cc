@@ -3,7 +3,6 @@
 #include "drivers/devicemapper/pool.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -13,11 +12,11 @@
 #include <system_error>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "base/units.h"
 #include "sys/dm.h"
 #include "sys/fs.h"
+#include "sys/random.h"
 #include "sys/run.h"
 
 namespace shale::drivers::devicemapper {
@@ -28,13 +27,6 @@ using sys::PoolMode;
 constexpr auto check_deadline = std::chrono::minutes(30); ///< of thin_check: reads all metadata, at most 16 GiB
 constexpr auto mkfs_deadline = std::chrono::minutes(10);
 
-Result<std::string> random_hex() {
-    std::array<unsigned char, 8> bytes{};
-    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-        return fail_errno(errno, "getrandom");
-    return fmt::format("{:02x}", fmt::join(bytes, ""));
-}
-
 std::string value_of(const std::string &record, std::string_view key) {
     const std::string wanted = fmt::format("\n{}=", key);
     const std::string text = "\n" + record;
@@ -43,9 +35,21 @@ std::string value_of(const std::string &record, std::string_view key) {
     return text.substr(at + wanted.size(), text.find('\n', at + 1) - at - wanted.size());
 }
 
+/// How the pool gets more: the end of a sentence that begins with "or".
+std::string_view more_metadata(Backing backing) {
+    return backing == Backing::device ? "move the store to a pool with a larger metadata_size (shale migrate --to "
+                                        "devicemapper, with another device): on a device it is fixed"
+                                      : "raise metadata_size";
+}
+std::string_view more_data(Backing backing) {
+    return backing == Backing::device ? "enlarge the device, and data_size where it is set: that counts at the pool's "
+                                        "next activation"
+                                      : "raise data_size";
+}
+
 } // namespace
 
-Status usable(const sys::ThinPoolStatus &status, const std::string &pool) {
+Status usable(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool) {
     const auto refuse = [&](std::string_view state, std::string_view what_to_do) {
         return fail(Errc::FailedPrecondition, fmt::format("thin pool {} {}. {}", pool, state, what_to_do));
     };
@@ -59,11 +63,22 @@ Status usable(const sys::ThinPoolStatus &status, const std::string &pool) {
                       "Unmount what is on it, deactivate it, run thin_check on the metadata device; when that finds "
                       "nothing, thin_check --clear-needs-check-flag, else thin_repair");
     if (status.mode == PoolMode::read_only && status.used_metadata_blocks == status.total_metadata_blocks)
-        return refuse(fmt::format("is read-only: its metadata is full ({} of {} blocks of 4 KiB)",
-                                  status.used_metadata_blocks, status.total_metadata_blocks),
-                      "Raise the option metadata_size and open the store again: it goes on from there");
+        return refuse(
+            fmt::format("is read-only: its metadata is full ({} of {} blocks of 4 KiB)", status.used_metadata_blocks,
+                        status.total_metadata_blocks),
+            config.backing == Backing::device
+                ? "On a device its size is fixed. Unmount what is on it, deactivate it (dmsetup remove), then remove "
+                  "containers or images that wrote much and run gc; or move the store, all of which can be read, "
+                  "to a pool with a larger metadata_size (shale migrate --to devicemapper, with another device)"
+                : "Raise metadata_size and open the store again: it goes on from there");
     if (status.mode == PoolMode::read_only)
         return refuse("is read-only", "The kernel's log says why; deactivate it and open the store again");
+    return {};
+}
+
+Status took_all(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool) {
+    TRY(usable(status, config, pool));
+    if (status.mode == PoolMode::out_of_data_space) return has_room(status, config, pool);
     return {};
 }
 
@@ -72,14 +87,13 @@ Status has_room(const sys::ThinPoolStatus &status, const Config &config, const s
         return whole == 0 ? 100.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole);
     };
     const auto full = [&](std::string_view what, uint64_t used, uint64_t total, uint64_t block, uint64_t need,
-                          unsigned mark, std::string_view option) {
+                          unsigned mark, std::string_view option, std::string_view more) {
         return fail(
             Errc::ResourceExhausted,
             fmt::format("thin pool {}: {} is nearly full: {} of {} blocks of {} in use ({:.1f} %), a new volume "
                         "may take {} and the mark is {} % (option {}_max). Nothing was made. Remove "
-                        "containers or images and run gc, or raise {}_size",
-                        pool, what, used, total, format_bytes(block), percent(used, total), need, mark, option,
-                        option));
+                        "containers or images and run gc, or {}",
+                        pool, what, used, total, format_bytes(block), percent(used, total), need, mark, option, more));
     };
     // A snapshot copies a path of each of three B-trees (mappings, details, and the space maps that count the blocks),
     // at most 4 levels, old and new: 24 blocks; twice that, as its first mount changes the same paths. Small pools have
@@ -87,11 +101,11 @@ Status has_room(const sys::ThinPoolStatus &status, const Config &config, const s
     const uint64_t need = std::clamp<uint64_t>(status.total_metadata_blocks / 32, 4, 48);
     if (status.used_metadata_blocks + need > status.total_metadata_blocks * config.metadata_max_percent / 100)
         return full("metadata", status.used_metadata_blocks, status.total_metadata_blocks, 4096, need,
-                    config.metadata_max_percent, "metadata");
+                    config.metadata_max_percent, "metadata", more_metadata(config.backing));
     if (status.mode == PoolMode::out_of_data_space ||
         status.used_data_blocks + 1 > status.total_data_blocks * config.data_max_percent / 100)
         return full("data space", status.used_data_blocks, status.total_data_blocks, config.block_bytes, 1,
-                    config.data_max_percent, "data");
+                    config.data_max_percent, "data", more_data(config.backing));
     return {};
 }
 
@@ -125,15 +139,16 @@ Status Pool::ready() {
 /// Reads what the store's pool is, or begins one.
 Status Pool::read_record(bool &begun) {
     if (!TRY(sys::stat_if_exists(directory_.get(), "record"))) {
-        store_ = TRY(random_hex());
+        store_ = TRY(sys::random_hex(8));
         begun = true;
         return write_record("begun");
     }
     const std::string record = TRY(sys::read_file(directory_.get(), "record", 4096));
     store_ = value_of(record, "store");
     begun = value_of(record, "state") == "begun";
-    if (store_.empty() || (!begun && value_of(record, "state") != "ready"))
-        return fail(Errc::DataLoss, fmt::format("the record ROOT/pool/record is damaged: {:?}", record.substr(0, 200)));
+    if (value_of(record, "format") != "1" || store_.empty() || (!begun && value_of(record, "state") != "ready"))
+        return fail(Errc::DataLoss, fmt::format("the record ROOT/pool/record is damaged, or of a later shale: {:?}",
+                                                record.substr(0, 200)));
     if (begun) return write_record("begun"); // with the options of now
     const auto same = [&](std::string_view key, const std::string &now) -> Status {
         const std::string then = value_of(record, key);
@@ -185,19 +200,18 @@ Status Pool::ready_locked() {
     return check_transaction();
 }
 
-std::string Pool::pool_table(const Attached &devices) const {
+sys::DmTarget pool_target(const Attached &devices, uint64_t block_bytes) {
     // Without skip_block_zeroing: nobody reads what another container left, and a fresh volume reads as zeros (mkfs
     // relies on it). Writers get ENOSPC at once instead of waiting.
-    return fmt::format("{} {} {} 0 1 error_if_no_space", devices.metadata.number, devices.data.number,
-                       config_.block_bytes / sys::sector_bytes);
+    return {0, devices.data.bytes / block_bytes * block_bytes / sys::sector_bytes, "thin-pool",
+            fmt::format("{} {} {} 0 1 error_if_no_space", devices.metadata.number, devices.data.number,
+                        block_bytes / sys::sector_bytes)};
 }
 
 Status Pool::activate_pool(bool begun) {
-    if (!begun) TRY(backing_->grow(nullptr));
     const Attached devices = TRY(backing_->attach());
     if (!begun) TRY(check_metadata(devices.metadata));
-    const uint64_t sectors = devices.data.bytes / config_.block_bytes * config_.block_bytes / sys::sector_bytes;
-    return in_context(sys::dm_create(name(), "SHALE-" + name(), {{0, sectors, "thin-pool", pool_table(devices)}}),
+    return in_context(sys::dm_create(name(), "SHALE-" + name(), {pool_target(devices, config_.block_bytes)}),
                       [&] { return fmt::format("on {} and {}", devices.metadata.path, devices.data.path); });
 }
 
@@ -228,23 +242,28 @@ Status Pool::adopt_active() {
     if (second == std::string::npos) return fail(Errc::Internal, fmt::format("its table: {}", parameters));
     const Attached devices =
         TRY(backing_->attached(parameters.substr(0, first), parameters.substr(first + 1, second - first - 1)));
-    TRY(backing_->grow(&devices));
+    TRY(backing_->grow(devices));
     const Attached now =
         TRY(backing_->attached(parameters.substr(0, first), parameters.substr(first + 1, second - first - 1)));
-    const uint64_t sectors = now.data.bytes / config_.block_bytes * config_.block_bytes / sys::sector_bytes;
-    if (now.metadata.bytes == devices.metadata.bytes && sectors <= table[0].length_sectors) return {};
-    return grow_active(now);
-}
-
-Status Pool::grow_active(const Attached &devices) {
-    const uint64_t sectors = devices.data.bytes / config_.block_bytes * config_.block_bytes / sys::sector_bytes;
-    TRY(sys::dm_reload(name(), {{0, sectors, "thin-pool", pool_table(devices)}}));
+    // What the pool itself says counts, not what was just done: the process that enlarged the devices may have died
+    // before it told the pool.
+    const sys::DmTarget wanted = pool_target(now, config_.block_bytes);
+    const auto status = TRY(status_now(Figures::of_last_commit));
+    const bool known = status.mode != PoolMode::failed && status.mode != PoolMode::error;
+    if (wanted.length_sectors <= table[0].length_sectors &&
+        (!known || usable_metadata_blocks(now.metadata.bytes) <= status.total_metadata_blocks))
+        return {};
+    TRY(sys::dm_reload(name(), {wanted}));
     TRY(sys::dm_suspend(name()));
     return sys::dm_resume(name());
 }
 
 Result<sys::ThinPoolStatus> Pool::status(Figures figures) {
     TRY(ready());
+    return status_now(figures);
+}
+
+Result<sys::ThinPoolStatus> Pool::status_now(Figures figures) const {
     const auto lines = TRY(
         sys::dm_status(name(), figures == Figures::committed_now ? sys::DmStatus::commit : sys::DmStatus::as_it_is));
     if (lines.size() != 1 || lines[0].type != "thin-pool")
@@ -319,13 +338,11 @@ Result<Numbers> read_numbers(int root) {
 /// Lock 0 is held.
 Status Pool::check_transaction() {
     const Numbers numbers = TRY(read_numbers(root_.get()));
-    const auto lines = TRY(sys::dm_status(name(), sys::DmStatus::as_it_is));
-    if (lines.size() != 1) return fail(Errc::Internal, "it has no status");
-    const auto status = TRY(sys::parse_thin_pool_status(lines[0].parameters));
-    if (status.mode == PoolMode::failed || status.mode == PoolMode::error) return usable(status, name());
+    const auto status = TRY(status_now(Figures::of_last_commit));
+    if (status.mode == PoolMode::failed || status.mode == PoolMode::error) return usable(status, config_, name());
     if (status.transaction == numbers.to) return {};
     if (status.transaction == numbers.from) {
-        TRY(usable(status, name()));
+        TRY(usable(status, config_, name()));
         return sys::dm_message(name(), fmt::format("set_transaction_id {} {}", numbers.from, numbers.to));
     }
     return fail(
@@ -343,7 +360,7 @@ Status Pool::check_transaction() {
 }
 
 Result<uint64_t> Pool::reserve(uint64_t count) {
-    TRY(usable(TRY(status()), name()));
+    TRY(usable(TRY(status()), config_, name()));
     const UniqueFd held = TRY(lock(0));
     const Numbers numbers = TRY(read_numbers(root_.get()));
     if (numbers.to + count > volume_limit)

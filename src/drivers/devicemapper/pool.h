@@ -21,6 +21,7 @@
 #include "drivers/devicemapper/backing.h"
 #include "drivers/devicemapper/config.h"
 #include "drivers/mounted_tree_driver.h"
+#include "sys/dm.h"
 #include "sys/dm_status.h"
 #include "sys/mount.h"
 
@@ -30,9 +31,15 @@ inline constexpr VolumeId base_volume{0};
 inline constexpr uint64_t volume_limit = uint64_t{1} << 24U; ///< drivers/md/dm-thin.c: ids of 24 bits
 
 /// Ok: the pool takes new volumes and writes. Else the state is named with what to do about it.
-Status usable(const sys::ThinPoolStatus &status, const std::string &pool);
+Status usable(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool);
 /// Ok: there is room for one more volume below both marks. Else ResourceExhausted with the figures.
 Status has_room(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool);
+/// Ok: the pool took all that was written to it. Else as usable(), or ResourceExhausted with the figures: it drops what
+/// it has no room for, and tells only those who were writing just then.
+Status took_all(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool);
+
+/// The table of a pool on these devices: as many whole blocks as the data device has.
+sys::DmTarget pool_target(const Attached &devices, uint64_t block_bytes);
 
 class Pool {
 public:
@@ -89,13 +96,12 @@ private:
     Status activate_pool(bool begun);
     Status check_metadata(const BlockDevice &metadata) const;
     Status adopt_active();
-    Status grow_active(const Attached &devices);
+    Result<sys::ThinPoolStatus> status_now(Figures figures) const;
     Status check_transaction();
     Result<UniqueFd> lock(uint64_t byte) const;
     Status remove_device(const std::string &device) const;
     Result<std::string> activate_locked(VolumeId volume);
     Status discard_all(VolumeId volume);
-    [[nodiscard]] std::string pool_table(const Attached &devices) const;
     [[nodiscard]] std::string size_mark(VolumeId volume) const;
     [[nodiscard]] std::string held_mark(VolumeId volume) const; ///< handed out; as old as that
     Status forget_mark(const std::string &mark) const;

@@ -21,6 +21,13 @@ Result<UniqueFd> mount_here(Pool &pool, VolumeId volume) {
     return sys::open_dir(mounted.get(), ".");
 }
 
+/// The pool of a dead probe, whose loop devices go with it.
+Status put_to_rest(int dir) {
+    const uint64_t left = TRY(TRY(Pool::open(dir, {}))->deactivate_all());
+    if (left == 0) return {};
+    return fail(Errc::Unavailable, fmt::format("{} devices of its pool are in use still", left));
+}
+
 std::string percent(uint64_t part, uint64_t whole) {
     return fmt::format("{:.1f} %", whole == 0 ? 0.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
@@ -28,7 +35,7 @@ std::string percent(uint64_t part, uint64_t whole) {
 } // namespace
 
 Status Devicemapper::probe_pool(std::vector<Fact> &facts) {
-    const auto scratch = TRY(root_.scratch());
+    const auto scratch = TRY(root_.scratch(put_to_rest));
     Config config = pool_->config();
     config.backing = Backing::loop;
     config.device.clear();

@@ -46,25 +46,32 @@ Result<uint64_t> Pool::size_of(VolumeId volume) const {
 Status Pool::snapshot(VolumeId volume, VolumeId from) {
     TRY(ready());
     const auto now = TRY(status());
-    TRY(usable(now, name()));
+    TRY(usable(now, config_, name()));
     TRY(has_room(now, config_, name()));
     if (const uint64_t bytes = TRY(size_of(from)); bytes != config_.base_bytes)
         TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), size_mark(volume).c_str()));
     // An origin that is in use must be quiet for that moment (thin-provisioning.rst, "Using an existing pool device").
     const UniqueFd held = TRY(lock(1 + from.value));
     const auto origin = TRY(sys::dm_find(device_name(from)));
-    const bool busy = origin && origin->has_table && origin->openers > 0;
-    if (busy) TRY(sys::dm_suspend(device_name(from)));
+    bool busy = origin && origin->has_table && origin->openers > 0;
+    // A device that goes with its last user may go at any moment.
+    const auto unless_gone = [](const Status &status) { return status || status.error().sys_errno() == ENXIO; };
+    if (busy) {
+        const auto quiet = sys::dm_suspend(device_name(from));
+        if (!unless_gone(quiet)) return quiet;
+        busy = quiet.has_value();
+    }
     Status done = sys::dm_message(name(), fmt::format("create_snap {} {}", volume.value, from.value));
-    if (busy) TRY(sys::dm_resume(device_name(from)));
+    if (busy)
+        if (const auto resumed = sys::dm_resume(device_name(from)); !unless_gone(resumed)) return resumed;
     if (done) return {};
     switch (done.error().sys_errno()) {
     case EEXIST:
-        return fail(
-            Errc::DataLoss,
-            fmt::format("thin pool {} has a volume {} already, though the store never gave that number out: the "
-                        "pool is not the one of these records",
-                        name(), volume.value));
+        return std::unexpected(
+            Error(Errc::DataLoss, EEXIST,
+                  fmt::format("thin pool {} has a volume {} already, though the store never gave that number out: the "
+                              "pool is not the one of these records",
+                              name(), volume.value)));
     case ENODATA:
         return fail(Errc::DataLoss, fmt::format("thin pool {} has no volume {}, which a layer of this store is; run "
                                                 "'shale check' to see what else is missing",
@@ -198,14 +205,22 @@ Status Pool::destroy(VolumeId volume) {
     TRY(ready());
     const UniqueFd held = TRY(lock(1 + volume.value));
     const auto now = TRY(status());
-    TRY(usable(now, name())); // a read-only pool takes no message
+    TRY(usable(now, config_, name())); // a read-only pool takes no message
     TRY(remove_device(device_name(volume)));
-    if (config_.discards() && now.discard == sys::ThinPoolStatus::Discard::passed_down)
+    // The status says whether what is below takes discards. When metadata is full, deleting needs what is left of it.
+    if (config_.discard == Discard::on && now.discard == sys::ThinPoolStatus::Discard::passed_down &&
+        now.used_metadata_blocks < now.total_metadata_blocks)
         if (const auto done = discard_all(volume); !done && done.error().code() != Errc::NotFound) return done;
-    const auto done = sys::dm_message(name(), fmt::format("delete {}", volume.value));
-    if (!done && done.error().sys_errno() == EBUSY)
+    const auto gone = [&]() -> Status {
+        for (const int wait : waits_ms) { // a device that went by itself lets go of its volume some time after its name
+            const auto done = sys::dm_message(name(), fmt::format("delete {}", volume.value));
+            if (done || done.error().sys_errno() == ENODATA) return {};
+            if (done.error().sys_errno() != EBUSY) return done;
+            std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+        }
         return fail(Errc::Unavailable, fmt::format("volume {} is in use under another name", volume.value));
-    if (!done && done.error().sys_errno() != ENODATA) return done;
+    };
+    TRY(gone());
     TRY(forget_mark(held_mark(volume)));
     return forget_mark(size_mark(volume));
 }

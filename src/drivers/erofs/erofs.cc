@@ -16,7 +16,7 @@
 namespace shale::drivers::erofs {
 namespace {
 
-constexpr const char *image_name = "image.erofs", *temporary_name = "image.erofs.tmp";
+constexpr const char *temporary_name = "image.erofs.tmp";
 
 constexpr std::array options{
     OptionInfo{"backing", "auto",
@@ -37,7 +37,7 @@ public:
     Result<std::optional<UniqueFd>> look(std::string_view path) override {
         for (size_t i = 0; i < parents_.size(); ++i) {
             if (!opened_[i])
-                opened_[i] = std::make_unique<archive::DirectoryTree>(TRY(driver_.image_root(parents_[i])));
+                opened_[i] = std::make_unique<archive::DirectoryTree>(TRY(driver_.sealed_root(parents_[i])));
             Look look = TRY(look_up(*opened_[i], path, archive::WhiteoutForm::overlay_trusted));
             if (look.kind == Look::Kind::found) return look.at.take_fd();
             if (look.kind == Look::Kind::hidden) return std::nullopt;
@@ -88,18 +88,22 @@ Result<bool> Erofs::has(LayerId id, const char *part) const {
 
 Status Erofs::check_depth(LayerId id, Parents parents) const {
     if (parents.size() <= max_lowers) return {};
-    return fail(Errc::FailedPrecondition,
+    return fail(Errc::ResourceExhausted,
                 fmt::format("layer {} has {} parents, overlay takes {}", id.value, parents.size(), max_lowers));
 }
 
-Result<std::unique_ptr<ImageTree>> Erofs::new_image(LayerId id) const {
+Result<UniqueFd> Erofs::new_image(LayerId id) const {
     const std::string name = fmt::format("{}/{}", id.value, temporary_name);
-    return std::make_unique<ImageTree>(TRY(sys::open_at(root_.fd(), name.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600)));
+    return sys::open_at(root_.fd(), name.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
 }
 
-Status Erofs::publish(LayerId id, ImageTree &tree) const {
+Status Erofs::finish(ImageTree &tree, Synced synced) {
     (void)TRY(tree.finish());
     TRY(sys::chmod_fd(tree.image(), 0400));
+    return synced == Synced::now ? sys::fsync_fd(tree.image()) : Status();
+}
+
+Status Erofs::publish(LayerId id) const {
     return sys::rename_at(root_.fd(), fmt::format("{}/{}", id.value, temporary_name).c_str(), root_.fd(),
                           fmt::format("{}/{}", id.value, image_name).c_str());
 }
@@ -108,7 +112,7 @@ Result<Staging> Erofs::stage(LayerId id, Parents /*parents*/) {
     TRY(remove(id));
     TRY(root_.make(to_string(id).c_str(), 0700));
     TRY(count(id));
-    return Staging{TRY(new_image(id)), archive::WhiteoutForm::overlay_trusted};
+    return Staging{std::make_unique<ImageTree>(TRY(new_image(id))), archive::WhiteoutForm::overlay_trusted};
 }
 
 Status Erofs::apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) {
@@ -119,16 +123,17 @@ Status Erofs::apply(LayerId id, Parents parents, Staging staged, const archive::
                    [&] { return fmt::format("layer {}", id.value); }));
     if (!report.has_root_entry && !parents.empty()) {
         archive::DirectoryTree host(-1);
-        TRY(copy_metadata(host, TRY(image_root(parents.front())).get(), tree, tree.root()));
+        TRY(copy_metadata(host, TRY(sealed_root(parents.front())).get(), tree, tree.root()));
     }
-    return in_context(publish(id, tree), [&] { return fmt::format("image of layer {}", id.value); });
+    TRY(in_context(finish(tree, Synced::later), [&] { return fmt::format("image of layer {}", id.value); }));
+    return publish(id);
 }
 
 Status Erofs::create(LayerId id, Parents parents, const Quota &quota) {
     TRY(check_depth(id, parents));
     const Quota limit = TRY(limit_of(id, quota));
     UniqueFd parent;
-    if (!parents.empty()) parent = TRY(image_root(parents.front()));
+    if (!parents.empty()) parent = TRY(sealed_root(parents.front()));
     const std::string name = to_string(id);
     TRY(root_.make(name.c_str(), 0700));
     TRY(count(id, limit));
@@ -137,18 +142,62 @@ Status Erofs::create(LayerId id, Parents parents, const Quota &quota) {
         const UniqueFd upper = TRY(root_.open_part(id, "upper"));
         TRY(copy_metadata(parent.get(), upper.get()));
     }
-    return root_.make((name + "/work").c_str(), 0700);
+    return make_helpers(root_, id, parents);
 }
 
-Status Erofs::seal(LayerId id, Parents /*parents*/) {
-    const UniqueFd upper = TRY(root_.open_part(id, "upper"));
-    const auto tree = TRY(new_image(id));
-    TRY(in_context(copy_upper(*tree, upper.get()), [&] { return fmt::format("seal layer {}", id.value); }));
-    TRY(publish(id, *tree));
-    // While the upper has its name, the layer counts as active.
+Status Erofs::set_owner(LayerId id, uid_t uid, gid_t gid) {
+    return sys::chown_at(root_.fd(), (to_string(id) + "/upper").c_str(), uid, gid);
+}
+
+// The rename is the seal; as a lower directory the tree is what the image will be.
+Status Erofs::seal(LayerId id, Parents parents) {
     const std::string name = to_string(id);
-    TRY(root_.to_trash(name + "/work", id));
-    return root_.to_trash(name + "/upper", id);
+    if (!TRY(has(id, tree_name)) && !TRY(has(id, image_name)))
+        TRY(sys::rename_at(root_.fd(), (name + "/upper").c_str(), root_.fd(),
+                           fmt::format("{}/{}", name, tree_name).c_str()));
+    return drop_helpers(root_, id, parents);
+}
+
+Result<bool> Erofs::is_sealed(LayerId id, Parents parents) {
+    return !TRY(has(id, "upper")) || !TRY(has_helpers(root_, id, parents));
+}
+
+Status Erofs::reopen(LayerId id, Parents parents) {
+    const std::string name = to_string(id);
+    if (!TRY(has(id, "upper")))
+        TRY(sys::rename_at(root_.fd(), fmt::format("{}/{}", name, tree_name).c_str(), root_.fd(),
+                           (name + "/upper").c_str()));
+    return make_helpers(root_, id, parents);
+}
+
+Result<std::vector<LayerId>> Erofs::unsettled() {
+    std::vector<LayerId> out;
+    for (const LayerId id : TRY(list()))
+        if (TRY(has(id, tree_name))) out.push_back(id);
+    return out;
+}
+
+Result<bool> Erofs::settle(LayerId id, const Permit &permit) {
+    const auto tree = [&] { return fmt::format("{}/{}", id.value, tree_name); };
+    if (!TRY(has(id, tree_name))) return true;
+    if (!TRY(has(id, image_name))) {
+        const UniqueFd from = TRY(root_.open_part(id, tree_name));
+        ImageTree image(TRY(new_image(id)));
+        ScopeGuard undo(
+            [&] { (void)sys::unlink_at(root_.fd(), fmt::format("{}/{}", id.value, temporary_name).c_str()); });
+        TRY(in_context(copy_upper(image, from.get()), [&] { return fmt::format("image of layer {}", id.value); }));
+        TRY(finish(image, Synced::now));
+        const auto held = TRY(permit());
+        if (!held) return false;
+        TRY(publish(id));
+        undo.release();
+        TRY(sys::fsync_fd(TRY(sys::open_dir(root_.fd(), to_string(id).c_str())).get()));
+        TRY(root_.to_trash(tree(), id));
+        return true;
+    }
+    const auto held = TRY(permit()); // a crash came before the tree went
+    if (held) TRY(root_.to_trash(tree(), id));
+    return held != nullptr;
 }
 
 Status Erofs::exchange(LayerId fresh, LayerId old) {
@@ -164,12 +213,13 @@ Status Erofs::remove(LayerId id) {
 
 Result<UniqueFd> Erofs::own_tree(LayerId id) {
     if (TRY(has(id, "upper"))) return root_.open_part(id, "upper");
-    return image_root(id);
+    return sealed_root(id);
 }
 
 Result<Usage> Erofs::usage(LayerId id, Parents /*parents*/) {
     if (const auto known = TRY(counted(id))) return *known;
-    if (TRY(has(id, "upper"))) return walk_usage(TRY(root_.open_part(id, "upper")).get());
+    for (const char *part : {"upper", tree_name})
+        if (TRY(has(id, part)) && !TRY(has(id, image_name))) return walk_usage(TRY(root_.open_part(id, part)).get());
     Usage out;
     for (const char *part : {image_name, temporary_name})
         if (const auto status = TRY(sys::stat_if_exists(root_.fd(), fmt::format("{}/{}", id.value, part).c_str()))) {
@@ -216,24 +266,27 @@ Result<std::vector<std::string>> Erofs::check(LayerId id, Parents parents) {
         out.push_back(fmt::format("layer {} has no directory below {}", id.value, root_.path()));
         return out;
     }
-    bool has_image = false, has_upper = false;
+    bool has_image = false, has_tree = false, has_temporary = false;
     for (const auto &entry : TRY(sys::list_dir(layer->get()))) {
         if (entry.name == image_name) {
             has_image = true;
-        } else if (entry.name == "upper") {
-            has_upper = true;
-        } else if (entry.name != "work" && entry.name != "mnt") {
-            out.push_back(
-                fmt::format("layer {}: \"{}\" is left over (an image that was not finished)", id.value, entry.name));
+        } else if (entry.name == "upper" || entry.name == tree_name) {
+            has_tree = true;
+        } else if (entry.name == temporary_name) {
+            has_temporary = true;
+        } else if (entry.name != "work" && entry.name != no_parents && entry.name != "mnt") {
+            out.push_back(fmt::format("layer {}: \"{}\" is none of its files", id.value, entry.name));
         }
     }
-    if (!has_image && !has_upper)
+    if (has_temporary && !has_tree) // else it is being settled, or will be again
         out.push_back(
-            fmt::format("layer {} has neither an image nor an upper directory: its content is gone", id.value));
+            fmt::format("layer {}: \"{}\" is left over (an image that was not finished)", id.value, temporary_name));
+    if (!has_image && !has_tree)
+        out.push_back(fmt::format("layer {} has neither an image nor a directory: its content is gone", id.value));
     if (has_image) TRY(check_image(id, out));
     for (const LayerId parent : parents)
-        if (!TRY(has(parent, image_name)))
-            out.push_back(fmt::format("layer {}: parent {} has no image", id.value, parent.value));
+        if (!TRY(has(parent, image_name)) && !TRY(has(parent, tree_name)))
+            out.push_back(fmt::format("layer {}: parent {} has neither an image nor a tree", id.value, parent.value));
     if (parents.size() > max_lowers)
         out.push_back(fmt::format("layer {} has {} parents, overlay takes {}", id.value, parents.size(), max_lowers));
     return out;
@@ -241,7 +294,7 @@ Result<std::vector<std::string>> Erofs::check(LayerId id, Parents parents) {
 
 Result<std::vector<std::string>> Erofs::verify(LayerId id) {
     std::vector<std::string> out;
-    if (TRY(has(id, "upper"))) return out;
+    if (!TRY(has(id, image_name)) && (TRY(has(id, "upper")) || TRY(has(id, tree_name)))) return out; // nothing recorded
     const UniqueFd image = TRY(sys::open_at(root_.fd(), fmt::format("{}/{}", id.value, image_name).c_str(), O_RDONLY));
     const auto info = read_info(image.get());
     if (!info) {

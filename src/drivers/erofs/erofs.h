@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // erofs: one immutable image a layer, a container's changes in a directory above. Layout in FORMAT.md beside this file.
-// States of ROOT/<id>: {image.erofs.tmp} staged; {image.erofs} sealed; {upper, work} active; {image.erofs, upper[,
-// work]} being sealed. Either way with {mnt}: the image is or was mounted there. Invariants: an image that has its name
-// is complete; what is mounted on ROOT/<id>/mnt is ROOT/<id>/image.erofs. Lock order: mounts_mutex_ alone.
+// States of ROOT/<id>: {image.erofs.tmp} staged; {upper, work} active; {tree[, work][, image.erofs.tmp]} sealed, a
+// directory still; {image.erofs[, tree][, work]} settled. With {mnt}: the image is or was mounted there. Invariants: an
+// image that has its name is complete, and counts before a tree; what is mounted on ROOT/<id>/mnt is
+// ROOT/<id>/image.erofs. Lock order: mounts_mutex_ alone.
 #pragma once
 
 #include <atomic>
@@ -12,16 +13,17 @@
 
 #include "drivers/directory_driver.h"
 #include "drivers/erofs/image_tree.h"
+#include "drivers/overlay_stack.h"
 
 namespace shale::drivers::erofs {
-
-inline constexpr unsigned max_lowers = 500; ///< OVL_MAX_STACK, fs/overlayfs/params.h
 
 /// How the kernel gets at an image: the ladder, newest rung first.
 enum class Backing : uint8_t {
     file, ///< straight from the file: Linux 6.12, CONFIG_EROFS_FS_BACKED_BY_FILE
     loop, ///< through a loop device
 };
+
+constexpr const char *image_name = "image.erofs", *tree_name = "tree";
 
 struct Config {
     std::optional<Backing> backing; ///< nullopt: the best that works
@@ -46,6 +48,11 @@ public:
     Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) override;
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
+    Result<bool> is_sealed(LayerId id, Parents parents) override;
+    Status reopen(LayerId id, Parents parents) override;
+    Status set_owner(LayerId id, uid_t uid, gid_t gid) override;
+    Result<std::vector<LayerId>> unsettled() override;
+    Result<bool> settle(LayerId id, const Permit &permit) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Driver::Access access) override;
     Status exchange(LayerId fresh, LayerId old) override;
     Status remove(LayerId id) override;
@@ -58,24 +65,27 @@ public:
     Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
     Result<std::vector<std::string>> verify(LayerId id) override;
 
-    /// The root of a sealed layer's image, mounted for as long as the layer is there.
-    Result<UniqueFd> image_root(LayerId id);
+    /// The root of a sealed layer: of its image, mounted for as long as the layer is there, or of its tree.
+    Result<UniqueFd> sealed_root(LayerId id);
 
 private:
     [[nodiscard]] std::string path(LayerId id, std::string_view part) const;
     [[nodiscard]] Result<bool> has(LayerId id, const char *part) const;
-    /// ROOT/<id>/mnt, with the image mounted on it.
-    Result<std::string> mounted(LayerId id);
+    /// Where a sealed layer's files are: ROOT/<id>/mnt, with the image mounted on it, or ROOT/<id>/tree.
+    Result<std::string> sealed_path(LayerId id);
     Status unmount(LayerId id) const;
-    /// A new image of the layer, under its temporary name.
-    Result<std::unique_ptr<ImageTree>> new_image(LayerId id) const;
+    /// The file of a new image of the layer, under its temporary name.
+    Result<UniqueFd> new_image(LayerId id) const;
+    enum class Synced : uint8_t { later, now };
+    /// All of the image is written; with `now` it is on stable storage.
+    static Status finish(ImageTree &tree, Synced synced);
     /// The finished image gets its name.
-    Status publish(LayerId id, ImageTree &tree) const;
+    Status publish(LayerId id) const;
     Status check_image(LayerId id, std::vector<std::string> &out) const;
     /// The layer's own changes, in upper form.
     Result<UniqueFd> own_tree(LayerId id);
     Status check_depth(LayerId id, Parents parents) const;
-    /// "lowerdir=..." of these layers, mounted; `first` in front when it is not empty.
+    /// "lowerdir=..." of these sealed layers; `first` in front when it is not empty.
     Result<std::string> lower_option(const std::string &first, Parents layers);
 
     Config config_;

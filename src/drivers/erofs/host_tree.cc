@@ -13,6 +13,7 @@
 
 #include "archive/tree_walk.h"
 #include "drivers/common.h"
+#include "sys/sparse.h"
 
 namespace shale::drivers::erofs {
 namespace {
@@ -52,15 +53,8 @@ Status copy_data(ImageTree &tree, int in, int out, const struct stat &status) {
     const bool sparse = static_cast<uint64_t>(status.st_blocks) * 512 + block_size < size;
     if (!sparse) return copy_range(tree, in, out, 0, size, false, buffer);
     TRY(tree.truncate(out, size));
-    for (uint64_t at = 0; at < size;) {
-        const off_t data = ::lseek(in, static_cast<off_t>(at), SEEK_DATA);
-        if (data < 0 && errno == ENXIO) break;
-        if (data < 0) return fail_errno(errno, "look for data in a sparse file");
-        const off_t end = ::lseek(in, data, SEEK_HOLE);
-        if (end < 0) return fail_errno(errno, "look for a hole in a sparse file");
-        at = std::min(static_cast<uint64_t>(end), size);
-        TRY(copy_range(tree, in, out, static_cast<uint64_t>(data), at, true, buffer));
-    }
+    for (auto data = sys::next_data(in, 0, size); data; data = sys::next_data(in, data->end, size))
+        TRY(copy_range(tree, in, out, data->begin, data->end, true, buffer));
     return {};
 }
 

@@ -16,8 +16,11 @@ namespace shale::drivers::erofs {
 namespace {
 
 constexpr size_t buffer_bytes = size_t{1} << 20U;
+/// Zeros from here on are left out of the file: a small archive with a large sparse file must not write gigabytes of
+/// them, since a chunk of such a file is up to megabytes for one byte of data.
+constexpr uint64_t hole_bytes = 4 * block_size;
 constexpr uint64_t pace_bytes = uint64_t{8} << 20U;
-constexpr std::string_view header_line = "shale erofs layer 1\n";
+constexpr std::string_view header_line = "shale erofs layer 2\n";
 /// Entries in the map of a sparse file, at most (1 MiB): larger files get larger chunks.
 constexpr uint64_t max_chunks = uint64_t{1} << 18U;
 
@@ -47,7 +50,63 @@ uint32_t crc32c(std::span<const std::byte> data) {
     return crc;
 }
 
+/// SHA-256 of one piece of an image; nullopt: the file ends before it.
+Result<std::optional<Digest>> digest_of_piece(int fd, uint64_t number, std::vector<std::byte> &buffer) {
+    buffer.resize(PieceDigest::piece_bytes);
+    const uint64_t begin = number * PieceDigest::piece_bytes;
+    size_t filled = 0;
+    while (filled < buffer.size()) {
+        const size_t got = TRY(sys::pread_some(fd, std::span(buffer).subspan(filled), begin + filled));
+        if (got == 0) break;
+        filled += got;
+    }
+    const size_t skipped = number == 0 ? std::min(filled, super_offset) : 0;
+    if (filled == skipped) return std::nullopt;
+    Sha256 hash;
+    hash.update(std::span<const std::byte>(buffer).subspan(skipped, filled - skipped));
+    return hash.finish();
+}
+
 } // namespace
+
+void PieceDigest::update(std::span<const std::byte> next) {
+    while (!next.empty()) {
+        const auto now =
+            next.first(static_cast<size_t>(std::min<uint64_t>(next.size(), piece_bytes - position_ % piece_bytes)));
+        piece_.update(now);
+        next = next.subspan(now.size());
+        position_ += now.size();
+        if (position_ % piece_bytes == 0) end_piece();
+    }
+}
+
+void PieceDigest::update_zeros(uint64_t count) {
+    static constexpr std::array<std::byte, size_t{64} << 10U> zeros{};
+    for (; count > zeros.size(); count -= zeros.size())
+        update(zeros);
+    update(std::span(zeros).first(static_cast<size_t>(count)));
+}
+
+void PieceDigest::rewritten(uint64_t offset, uint64_t size) {
+    for (uint64_t piece = offset / piece_bytes; piece <= (offset + size - 1) / piece_bytes; ++piece)
+        rewritten_.insert(static_cast<size_t>(piece));
+}
+
+void PieceDigest::end_piece() {
+    pieces_.push_back(piece_.finish());
+    piece_ = Sha256();
+}
+
+Result<Digest> PieceDigest::finish(int fd) {
+    if (position_ % piece_bytes != 0) end_piece();
+    std::vector<std::byte> buffer;
+    for (const size_t piece : rewritten_)
+        if (const auto now = TRY(digest_of_piece(fd, piece, buffer))) pieces_.at(piece) = *now;
+    Sha256 all;
+    for (const Digest &piece : pieces_)
+        all.update(std::as_bytes(std::span(piece.bytes())));
+    return all.finish();
+}
 
 Output::Output(int fd) : fd_(fd) {
     buffer_.resize(buffer_bytes);
@@ -58,6 +117,7 @@ Status Output::append(std::span<const std::byte> data) {
     while (!data.empty()) {
         if (filled_ == 0 && data.size() >= buffer_bytes) {
             TRY(sys::pwrite_all(fd_, data, flushed_));
+            digest_.update(data);
             flushed_ += data.size();
             break;
         }
@@ -71,7 +131,7 @@ Status Output::append(std::span<const std::byte> data) {
 }
 
 Status Output::append_zeros(uint64_t count) {
-    if (count < buffer_bytes) {
+    if (count < hole_bytes) {
         static constexpr std::array<std::byte, block_size> zeros{};
         for (uint64_t left = count; left > 0;) {
             const auto now = std::min<uint64_t>(left, zeros.size());
@@ -81,13 +141,16 @@ Status Output::append_zeros(uint64_t count) {
         return {};
     }
     TRY(flush());
+    digest_.update_zeros(count);
     position_ += count;
     flushed_ += count;
     return {};
 }
 
 Status Output::flush() {
-    if (filled_ > 0) TRY(sys::pwrite_all(fd_, std::span(buffer_).first(filled_), flushed_));
+    const auto data = std::span<const std::byte>(buffer_).first(filled_);
+    if (filled_ > 0) TRY(sys::pwrite_all(fd_, data, flushed_));
+    digest_.update(data);
     flushed_ += std::exchange(filled_, 0);
     // The image goes to disk while the rest is made, not all in the sync at the end.
     if (flushed_ - paced_ >= pace_bytes) {
@@ -99,6 +162,7 @@ Status Output::flush() {
 
 Status Output::patch(uint64_t offset, std::span<const std::byte> data) {
     if (offset + data.size() > flushed_) TRY(flush());
+    digest_.rewritten(offset, data.size());
     return sys::pwrite_all(fd_, data, offset);
 }
 
@@ -390,7 +454,7 @@ Result<Digest> ImageWriter::finish(const InodeHead &root, std::span<const std::b
     TRY(out_.flush());
     TRY(sys::truncate_fd(out_.fd(), out_.position())); // it may end in a hole
     TRY(out_.patch(super_offset, std::span(first).subspan(super_offset)));
-    const Digest digest = TRY(digest_of_image(out_.fd()));
+    const Digest digest = TRY(out_.digest());
     const std::string header = fmt::format("{}{}\n{}\n", header_line, digest.text(), out_.position());
     TRY(out_.patch(0, std::as_bytes(std::span(header))));
     return digest;
@@ -427,13 +491,12 @@ Result<ImageInfo> read_info(int fd) {
 }
 
 Result<Digest> digest_of_image(int fd) {
-    Sha256 hash;
-    std::vector<std::byte> buffer(buffer_bytes);
-    for (uint64_t at = super_offset;;) {
-        const size_t got = TRY(sys::pread_some(fd, buffer, at));
-        if (got == 0) return hash.finish();
-        hash.update(std::span<const std::byte>(buffer).first(got));
-        at += got;
+    Sha256 all;
+    std::vector<std::byte> buffer;
+    for (uint64_t number = 0;; ++number) {
+        const auto piece = TRY(digest_of_piece(fd, number, buffer));
+        if (!piece) return all.finish();
+        all.update(std::as_bytes(std::span(piece->bytes())));
     }
 }
 

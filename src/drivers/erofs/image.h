@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +23,25 @@
 #include "drivers/erofs/format.h"
 
 namespace shale::drivers::erofs {
+
+/// An image's digest, made while it is written: SHA-256 over the SHA-256 of each MiB of the file, the first one without
+/// what lies before the superblock. Only what is written again is read again.
+class PieceDigest {
+public:
+    static constexpr uint64_t piece_bytes = uint64_t{1} << 20U;
+    void update(std::span<const std::byte> next); ///< of the file, from its first byte on
+    void update_zeros(uint64_t count);
+    void rewritten(uint64_t offset, uint64_t size);
+    /// `fd`: the file, which has what update() was given, but for what was rewritten.
+    Result<Digest> finish(int fd);
+
+private:
+    void end_piece();
+    Sha256 piece_; ///< of the open one
+    uint64_t position_ = 0;
+    std::vector<Digest> pieces_;
+    std::set<size_t> rewritten_;
+};
 
 /// Appends to a file in large writes; zeros in bulk become holes.
 class Output {
@@ -36,9 +56,12 @@ public:
     Status flush();
     [[nodiscard]] uint64_t position() const noexcept { return position_; }
     [[nodiscard]] int fd() const noexcept { return fd_; }
+    /// Of all that was flushed.
+    Result<Digest> digest() { return digest_.finish(fd_); }
 
 private:
     int fd_;
+    PieceDigest digest_;
     std::vector<std::byte> buffer_;
     size_t filled_ = 0;     ///< of the buffer
     uint64_t position_ = 0; ///< of the next byte

@@ -28,7 +28,7 @@ std::unexpected<Error> refuse(int error, std::string_view what, std::string_view
 
 ImageTree::ImageTree(UniqueFd image)
     : image_(std::move(image)), writer_(image_.get()), uid_(::geteuid()), gid_(::getegid()), table_(1024) {
-    if (::getrandom(&seed_, sizeof seed_, 0) != sizeof seed_) seed_ = reinterpret_cast<uintptr_t>(this);
+    if (::getrandom(key_.data(), sizeof key_, 0) != sizeof key_) key_ = {reinterpret_cast<uintptr_t>(this), 0};
     Node root;
     root.mode = S_IFDIR | 0755;
     root.uid = uid_;
@@ -42,17 +42,7 @@ ImageTree::ImageTree(UniqueFd image)
 // ------------------------------------------------------------------------------------------------------------- names
 
 uint64_t ImageTree::hash_of(uint32_t dir, std::string_view name) const {
-    constexpr uint64_t factor = 0x9E3779B97F4A7C15;
-    uint64_t hash = seed_ ^ (uint64_t{dir} * factor);
-    while (!name.empty()) {
-        uint64_t word = 0;
-        const size_t now = std::min(name.size(), sizeof word);
-        std::memcpy(&word, name.data(), now);
-        name.remove_prefix(now);
-        hash = (hash ^ word) * factor;
-        hash ^= hash >> 29U;
-    }
-    return hash;
+    return siphash(key_, name, dir);
 }
 
 size_t ImageTree::slot_of(uint32_t dir, std::string_view name) const {
@@ -122,7 +112,7 @@ Status ImageTree::add_name(uint32_t dir, std::string_view name, uint32_t node) {
     return {};
 }
 
-/// The list of the directory is mended when it is walked.
+/// The directory's list keeps it: walks pass over names that no directory has.
 void ImageTree::drop_name(uint32_t name) {
     table_[slot_of(names_[name].dir, text_of(names_[name]))] = none;
     names_[name].dir = none;

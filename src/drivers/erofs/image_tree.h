@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "archive/tree.h"
+#include "base/siphash.h"
 #include "drivers/erofs/image.h"
 
 namespace shale::drivers::erofs {
@@ -125,7 +126,7 @@ private:
     std::string text_;
     std::vector<uint32_t> table_; ///< open addressing: number in names_ + 1; 0 free; none: deleted
     size_t table_used_ = 0;       ///< deleted ones too
-    uint64_t seed_;               ///< of the table: names come from strangers
+    SipKey key_{};                ///< of the table: names come from strangers
     uint64_t live_inodes_ = 1;
     uint32_t open_file_ = none;
     size_t xattr_references_ = 0;

@@ -16,7 +16,6 @@
 namespace shale::drivers::erofs {
 namespace {
 
-constexpr int umount_detach = 2;   // MNT_DETACH
 constexpr size_t source_max = 255; ///< what a file system context takes as text
 
 } // namespace
@@ -39,29 +38,32 @@ Result<Backing> mount_image(const std::string &image, const std::string &target,
     return Backing::loop;
 }
 
-Result<std::string> Erofs::mounted(LayerId id) {
-    const std::string target = path(id, "mnt");
+Result<std::string> Erofs::sealed_path(LayerId id) {
+    std::string target = path(id, "mnt");
     const std::string layer = to_string(id);
     const std::lock_guard lock(mounts_mutex_);
     const auto home = TRY(sys::stat_if_exists(root_.fd(), layer.c_str()));
     if (!home) return fail(Errc::NotFound, fmt::format("layer {} is not there", id.value));
     auto on = TRY(sys::stat_if_exists(root_.fd(), (layer + "/mnt").c_str()));
     if (on && on->st_dev != home->st_dev) return target;
-    if (!TRY(has(id, "image.erofs"))) return fail(Errc::NotFound, fmt::format("layer {} has no image", id.value));
+    if (!TRY(has(id, image_name))) {
+        if (TRY(has(id, tree_name))) return path(id, tree_name);
+        return fail(Errc::NotFound, fmt::format("layer {} has no image", id.value));
+    }
     if (!on) {
         const auto made = sys::make_dir(root_.fd(), (layer + "/mnt").c_str(), 0700);
         if (!made && made.error().sys_errno() != EEXIST) return std::unexpected(made.error());
     }
     auto wanted = config_.backing;
     if (!wanted && no_file_backing_) wanted = Backing::loop;
-    const auto by = TRY(in_context(mount_image(path(id, "image.erofs"), target, wanted),
+    const auto by = TRY(in_context(mount_image(path(id, image_name), target, wanted),
                                    [&] { return fmt::format("layer {}", id.value); }));
     if (by == Backing::loop) no_file_backing_ = true;
     return target;
 }
 
-Result<UniqueFd> Erofs::image_root(LayerId id) {
-    return sys::open_dir(AT_FDCWD, TRY(mounted(id)).c_str());
+Result<UniqueFd> Erofs::sealed_root(LayerId id) {
+    return sys::open_dir(AT_FDCWD, TRY(sealed_path(id)).c_str());
 }
 
 /// More than once when two processes mounted it at the same time.
@@ -71,7 +73,7 @@ Status Erofs::unmount(LayerId id) const {
         const auto home = TRY(sys::stat_if_exists(root_.fd(), layer.c_str()));
         const auto on = TRY(sys::stat_if_exists(root_.fd(), (layer + "/mnt").c_str()));
         if (!home || !on || on->st_dev == home->st_dev) return {};
-        const auto done = sys::unmount(path(id, "mnt"), umount_detach);
+        const auto done = sys::unmount(path(id, "mnt"), sys::umount_detach);
         if (!done && done.error().sys_errno() != EINVAL) return done; // EINVAL: another process was faster
     }
     return fail(Errc::Aborted, fmt::format("layer {} is mounted again and again", id.value));
@@ -80,7 +82,7 @@ Status Erofs::unmount(LayerId id) const {
 Result<std::string> Erofs::lower_option(const std::string &first, Parents layers) {
     std::string out = "lowerdir=" + first;
     for (const LayerId id : layers) {
-        const std::string lower = escape_overlay(TRY(mounted(id)));
+        const std::string lower = escape_overlay(TRY(sealed_path(id)));
         out += (out.ends_with('=') ? "" : ":") + lower;
     }
     return out;
@@ -91,14 +93,15 @@ Result<std::vector<sys::MountSpec>> Erofs::mounts(LayerId id, Parents parents, D
     const bool is_active = TRY(has(id, "upper"));
     const bool writable = access == Driver::Access::read_write && is_active;
     if (!writable && parents.size() >= max_lowers)
-        return fail(Errc::FailedPrecondition,
+        return fail(Errc::ResourceExhausted,
                     fmt::format("layer {} has {} parents: read-only it is one lower more itself, and overlay takes {}",
                                 id.value, parents.size(), max_lowers));
-    const std::string own = is_active ? path(id, "upper") : TRY(mounted(id));
-    if (parents.empty()) return std::vector{sys::MountSpec{"bind", own, {writable ? "rw" : "ro", "rbind"}}};
+    const std::string own = is_active ? path(id, "upper") : TRY(sealed_path(id));
+    if (parents.empty() && !(writable && TRY(has(id, no_parents))))
+        return std::vector{sys::MountSpec{"bind", own, {writable ? "rw" : "ro", "rbind"}}};
     sys::MountSpec spec{"overlay", "overlay", {}};
     if (writable) {
-        spec.options.push_back(TRY(lower_option("", parents)));
+        spec.options.push_back(TRY(lower_option(parents.empty() ? escape_overlay(path(id, no_parents)) : "", parents)));
         spec.options.push_back("upperdir=" + escape_overlay(own));
         spec.options.push_back("workdir=" + escape_overlay(path(id, "work")));
     } else {

@@ -15,8 +15,6 @@
 namespace shale::drivers::erofs {
 namespace {
 
-constexpr int umount_detach = 2; // MNT_DETACH
-
 /// {kept, d/old}; the upper one deletes `kept` and hides what is in `d`.
 Status write_image(int dir, const char *name, bool upper) {
     ImageTree tree(TRY(sys::open_at(dir, name, O_RDWR | O_CREAT | O_EXCL, 0600)));
@@ -36,12 +34,6 @@ Status write_image(int dir, const char *name, bool upper) {
 class Prober {
 public:
     explicit Prober(const LayerRoot::Scratch &scratch) : scratch_(scratch) {}
-    Prober(const Prober &) = delete;
-    Prober &operator=(const Prober &) = delete;
-    ~Prober() {
-        for (const char *point : {"lower", "upper", "files"})
-            (void)sys::unmount(path(point), umount_detach);
-    }
     [[nodiscard]] std::string path(std::string_view part) const { return fmt::format("{}/{}", scratch_.path, part); }
 
     Status prepare() {
@@ -55,7 +47,7 @@ public:
     std::string mounts(Backing backing) {
         auto done = mount_image(path("lower.erofs"), path("lower"), backing);
         if (!done) return done.error().text();
-        (void)sys::unmount(path("lower"), umount_detach);
+        (void)sys::unmount(path("lower"), sys::umount_detach);
         return {};
     }
     /// As a container's writes: the first one into a file of an image copies it up.

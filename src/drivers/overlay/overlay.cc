@@ -84,8 +84,13 @@ Status Overlay::create(LayerId id, Parents parents, const Quota &quota) {
     return root_.make((to_string(id) + "/work").c_str(), 0700);
 }
 
+Status Overlay::set_owner(LayerId id, uid_t uid, gid_t gid) {
+    return sys::chown_at(root_.fd(), (to_string(id) + "/upper").c_str(), uid, gid);
+}
+
 Status Overlay::seal(LayerId id, Parents parents) {
     if (!TRY(is_container(id))) return {};
+    if (counter_) TRY(counter_->disown(id)); // what it shares with its parent is another project's
     // A seal that was cut short begins again: what it linked goes, its upper may have lost entries to it only in the
     // last step, which a repeated merge goes on with.
     const std::string name = to_string(id);
@@ -109,6 +114,19 @@ Status Overlay::seal(LayerId id, Parents parents) {
     return root_.to_trash(name + "/upper", id);
 }
 
+Result<bool> Overlay::is_sealed(LayerId id, Parents parents) {
+    if (parents.empty()) return false; // its tree is its own, before and after
+    return !TRY(is_container(id)) || TRY(sys::stat_if_exists(root_.fd(), (to_string(id) + "/fs").c_str())).has_value();
+}
+
+Status Overlay::reopen(LayerId id, Parents parents) {
+    if (!TRY(is_sealed(id, parents))) return {};
+    return fail(Errc::FailedPrecondition,
+                fmt::format("layer {}: its files are links to its parent's by now, and nothing may write to them; "
+                            "commit it again, or remove it",
+                            id.value));
+}
+
 Result<std::vector<sys::MountSpec>> Overlay::mounts(LayerId id, Parents parents, Access access) {
     if (parents.empty() || !TRY(is_container(id))) return TreeDriver::mounts(id, parents, access);
     const bool user = form_ == archive::WhiteoutForm::overlay_user;
@@ -122,20 +140,7 @@ Result<Usage> Overlay::usage(LayerId id, Parents parents) {
     if (TRY(is_container(id))) return walk_usage(TRY(root_.open_part(id, "upper")).get());
     if (parents.empty()) return TreeDriver::usage(id, parents);
     // What the parent's tree names too is the parent's.
-    const UniqueFd fs = TRY(root_.open_part(id, "fs"));
-    const UniqueFd parent = TRY(root_.open_part(parents.front(), "fs"));
-    Usage out;
-    TRY(walk_tree(fs.get(), [&](int, const char *name, const struct stat &status, std::string_view path) -> Status {
-        if (!S_ISDIR(status.st_mode) && status.st_nlink > 1) {
-            const auto same = TRY(find_below(parent.get(), std::string(path) + name));
-            if (same && TRY(sys::stat_at(same->get(), "")).st_ino == status.st_ino) return {};
-        }
-        out.bytes += static_cast<uint64_t>(status.st_blocks) * 512;
-        ++out.inodes;
-        return {};
-    }));
-    ++out.inodes; // the root
-    return out;
+    return walk_usage(TRY(root_.open_part(id, "fs")).get(), TRY(root_.open_part(parents.front(), "fs")).get());
 }
 
 Result<Driver::DiffReport> Overlay::diff(LayerId id, Parents parents, const archive::Sink &sink) {

@@ -25,6 +25,9 @@ public:
     [[nodiscard]] bool links_to_parents() const noexcept override { return true; }
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
+    Result<bool> is_sealed(LayerId id, Parents parents) override;
+    Status reopen(LayerId id, Parents parents) override;
+    Status set_owner(LayerId id, uid_t uid, gid_t gid) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Result<Usage> usage(LayerId id, Parents parents) override;
     Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) override;

@@ -94,7 +94,7 @@ std::string Overlay2::lower_option(LayerId first, Parents rest) const {
 
 Status Overlay2::check_depth(LayerId id, Parents parents) const {
     if (parents.size() <= max_lowers) return {};
-    return fail(Errc::FailedPrecondition,
+    return fail(Errc::ResourceExhausted,
                 fmt::format("layer {} has {} parents, overlay takes {}", id.value, parents.size(), max_lowers));
 }
 
@@ -133,21 +133,35 @@ Status Overlay2::create(LayerId id, Parents parents, const Quota &quota) {
         if (const auto value = TRY(sys::get_xattr(root_.fd(), parent.c_str(), key.c_str())))
             TRY(sys::set_xattr(root_.fd(), diff.c_str(), key.c_str(), *value));
     }
-    return root_.make((name + "/work").c_str(), 0700);
+    return reopen(id, parents);
 }
 
-Status Overlay2::seal(LayerId id, Parents /*parents*/) {
-    return root_.to_trash(to_string(id) + "/work", id);
+Status Overlay2::seal(LayerId id, Parents parents) {
+    return drop_helpers(root_, id, parents);
+}
+
+Result<bool> Overlay2::is_sealed(LayerId id, Parents parents) {
+    return !TRY(has_helpers(root_, id, parents));
+}
+
+Status Overlay2::reopen(LayerId id, Parents parents) {
+    return make_helpers(root_, id, parents);
+}
+
+Status Overlay2::set_owner(LayerId id, uid_t uid, gid_t gid) {
+    return sys::chown_at(root_.fd(), (to_string(id) + "/diff").c_str(), uid, gid);
 }
 
 Result<std::vector<sys::MountSpec>> Overlay2::mounts(LayerId id, Parents parents, Access access) {
     TRY(check_depth(id, parents));
     const bool writable = access == Access::read_write;
     if (!writable && parents.size() >= max_lowers)
-        return fail(Errc::FailedPrecondition,
+        return fail(Errc::ResourceExhausted,
                     fmt::format("layer {} has {} parents: read-only it is one lower more itself, and overlay takes {}",
                                 id.value, parents.size(), max_lowers));
-    if (parents.empty()) return std::vector{sys::MountSpec{"bind", diff_path(id), {writable ? "rw" : "ro", "rbind"}}};
+    const std::string lower = fmt::format("{}/{}", id.value, no_parents);
+    if (parents.empty() && !(writable && TRY(sys::stat_if_exists(root_.fd(), lower.c_str()))))
+        return std::vector{sys::MountSpec{"bind", diff_path(id), {writable ? "rw" : "ro", "rbind"}}};
     sys::MountSpec spec{"overlay", "overlay", {}};
     if (writable) {
         if (config_.can_redirect()) {
@@ -155,7 +169,8 @@ Result<std::vector<sys::MountSpec>> Overlay2::mounts(LayerId id, Parents parents
                 sys::open_at(root_.fd(), fmt::format("{}/{}", id.value, marker).c_str(), O_WRONLY | O_CREAT, 0600);
             if (!made) return std::unexpected(made.error());
         }
-        spec.options.push_back(lower_option(parents.front(), parents.subspan(1)));
+        spec.options.push_back(parents.empty() ? fmt::format("lowerdir={}/{}", escape_overlay(root_.path()), lower)
+                                               : lower_option(parents.front(), parents.subspan(1)));
         spec.options.push_back(fmt::format("upperdir={}/{}/diff", escape_overlay(root_.path()), id.value));
         spec.options.push_back(fmt::format("workdir={}/{}/work", escape_overlay(root_.path()), id.value));
     } else {
@@ -183,7 +198,7 @@ Result<std::vector<std::string>> Overlay2::check(LayerId id, Parents parents) {
     for (const auto &entry : TRY(sys::list_dir(layer->get()))) {
         if (entry.name == "diff") {
             has_diff = true;
-        } else if (entry.name != "work" && entry.name != marker) {
+        } else if (entry.name != "work" && entry.name != no_parents && entry.name != marker) {
             out.push_back(fmt::format("layer {}: \"{}\" is nothing that overlay2 makes", id.value, entry.name));
         }
     }

@@ -10,10 +10,9 @@
 #include <string>
 
 #include "drivers/directory_driver.h"
+#include "drivers/overlay_stack.h"
 
 namespace shale::drivers::overlay2 {
-
-inline constexpr unsigned max_lowers = 500; ///< OVL_MAX_STACK, fs/overlayfs/params.h
 
 /// Options, taken apart.
 struct Config {
@@ -46,6 +45,9 @@ public:
     Status apply(LayerId id, Parents parents, Staging staged, const archive::ExtractReport &report) override;
     Status create(LayerId id, Parents parents, const Quota &quota) override;
     Status seal(LayerId id, Parents parents) override;
+    Result<bool> is_sealed(LayerId id, Parents parents) override;
+    Status reopen(LayerId id, Parents parents) override;
+    Status set_owner(LayerId id, uid_t uid, gid_t gid) override;
     Result<std::vector<sys::MountSpec>> mounts(LayerId id, Parents parents, Access access) override;
     Result<Usage> usage(LayerId id, Parents parents) override;
     Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) override;

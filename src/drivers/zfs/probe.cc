@@ -55,7 +55,7 @@ Status Zfs::probe_datasets(const std::string &base, std::vector<Fact> &facts) co
     all.insert(all.end(), settings_.properties.begin(), settings_.properties.end());
     const ScopeGuard clean([&] { destroy_probe(zfs_, name); });
     TRY(fact("datasets", zfs_.create_with(name, all)));
-    TRY(zfs_.create(name + "/parent", {}));
+    TRY(zfs_.create(name + "/parent"));
     {
         const auto parent = mounted(name + "/parent");
         TRY(fact("detached mounts", parent));
@@ -63,7 +63,7 @@ Status Zfs::probe_datasets(const std::string &base, std::vector<Fact> &facts) co
         facts.push_back({"d_type", TRY(has_d_type(parent->get())) ? "yes" : "no", "getdents64 of a fresh directory"});
     }
     TRY(fact("snapshots", zfs_.snapshot(name + "/parent@s")));
-    TRY(fact("clones", zfs_.clone(name + "/parent@s", name + "/child", {})));
+    TRY(fact("clones", zfs_.clone(name + "/parent@s", name + "/child")));
     facts.push_back(
         concurrent_writes(mounted(name + "/child"), "first write into a file of 256 KiB that a clone shares"));
     TRY(fact("deferred destroy", zfs_.destroy_snapshot(name + "/parent@s", true)));

@@ -16,6 +16,9 @@ namespace shale::drivers::zfs {
 namespace {
 
 constexpr const char *seal_name = "@sealed";
+/// Below it nothing new is made. ZFS refuses a write where 24 times its size (spa_asize_inflation) is not available:
+/// 3 MiB for 128 KiB.
+constexpr uint64_t least_room = 4U << 20U;
 
 constexpr std::array options{
     OptionInfo{"dataset", "",
@@ -99,16 +102,36 @@ Result<std::string> Zfs::dataset(VolumeId volume) {
     return fmt::format("{}/{}", TRY(home_.name()), volume.value);
 }
 
+namespace {
+
+std::string figures_of(const sys::ZfsDataset &one) {
+    return fmt::format("dataset {} in pool {} uses {} and has {} left; nothing was kept; free space there or raise the "
+                       "quota, then try again",
+                       one.name, sys::zfs_pool_of(one.name), format_bytes(one.used), format_bytes(one.available));
+}
+
+} // namespace
+
 Status Zfs::with_figures(Status &&done, const std::string &name) const {
     if (done || (done.error().sys_errno() != ENOSPC && done.error().sys_errno() != EDQUOT)) return std::move(done);
-    const size_t slash = name.rfind('/');
-    const auto parent = zfs_.get(name.substr(0, slash));
-    std::string figures = fmt::format("pool {} has no room", sys::zfs_pool_of(name));
-    if (parent)
-        figures = fmt::format("dataset {} in pool {} uses {} and has {} left", parent->name, sys::zfs_pool_of(name),
-                              format_bytes(parent->used), format_bytes(parent->available));
+    const auto parent = zfs_.get(name.substr(0, name.rfind('/')));
     return std::unexpected(std::move(done).error().add(
-        figures + "; nothing was kept; free space there or raise the quota, then try again"));
+        parent ? figures_of(*parent) : fmt::format("pool {} has no room", sys::zfs_pool_of(name))));
+}
+
+Status Zfs::check_room(const std::string &home) {
+    using Clock = std::chrono::steady_clock;
+    {
+        const std::lock_guard guard(room_mutex_);
+        if (Clock::now() < room_until_) return {};
+    }
+    const auto now = TRY(zfs_.get(home));
+    if (now.available < least_room)
+        return fail(Errc::ResourceExhausted,
+                    fmt::format("less than {} of room: {}", format_bytes(least_room), figures_of(now)));
+    const std::lock_guard guard(room_mutex_);
+    room_until_ = Clock::now() + std::chrono::seconds(1);
+    return {};
 }
 
 Result<uint64_t> Zfs::reserve_volumes(uint64_t count) {
@@ -126,8 +149,8 @@ Result<uint64_t> Zfs::reserve_volumes(uint64_t count) {
 Status Zfs::make_volume(VolumeId volume, std::optional<VolumeId> parent) {
     const std::string home = TRY(home_.ready());
     const std::string name = fmt::format("{}/{}", home, volume.value);
-    auto done =
-        parent ? zfs_.clone(fmt::format("{}/{}{}", home, parent->value, seal_name), name, {}) : zfs_.create(name, {});
+    TRY(check_room(home)); // a clone takes none, what is written into it does
+    auto done = parent ? zfs_.clone(fmt::format("{}/{}{}", home, parent->value, seal_name), name) : zfs_.create(name);
     return with_figures(std::move(done), name);
 }
 
@@ -150,6 +173,20 @@ Status Zfs::freeze_volume(VolumeId volume) {
     const std::string name = TRY(dataset(volume));
     auto done = zfs_.snapshot(name + seal_name);
     if (!done && done.error().sys_errno() == EEXIST) return {};
+    forget_rows(); // what it holds is final now, and on disk: it counts
+    return with_figures(std::move(done), name);
+}
+
+Result<bool> Zfs::is_frozen(VolumeId volume) {
+    return zfs_.exists(TRY(dataset(volume)) + seal_name);
+}
+
+/// What is written from now on must be in the next one, which could not be made beside this one.
+Status Zfs::thaw_volume(VolumeId volume) {
+    const std::string name = TRY(dataset(volume));
+    auto done = zfs_.destroy_snapshot(name + seal_name, false);
+    if (!done && done.error().sys_errno() == ENOENT) return {};
+    forget_rows();
     return with_figures(std::move(done), name);
 }
 
@@ -159,7 +196,7 @@ Status Zfs::sync(std::span<const LayerId> ids) {
     for (const LayerId id : ids)
         open = open || !TRY(zfs_.exists(TRY(dataset(TRY(volume_of(id)))) + seal_name));
     if (open) TRY(sync_volumes({})); // what is sealed went to disk with its snapshot
-    return TreeDriver::sync(ids);
+    return sys::syncfs_fd(root_.fd());
 }
 
 Status Zfs::sync_volumes(std::span<const VolumeId> /*volumes*/) {
@@ -181,12 +218,11 @@ Status Zfs::destroy_volume(VolumeId volume) {
     // Deferred: the snapshot goes at once, or with the last clone of it.
     auto done = zfs_.destroy_snapshot(name + seal_name, true);
     if (done || is(done, ENOENT)) done = zfs_.destroy(name);
-    if (is(done, ENOENT)) return {};
     if (is(done, EBUSY) || is(done, EEXIST)) {
         TRY(destroy_snapshots(name)); // others', made by a rotation of snapshots
         done = zfs_.destroy(name);
     }
-    if (is(done, ENOENT)) return {};
+    if (is(done, ENOENT) && TRY(home_.is_gone(name))) return {};
     if (is(done, EBUSY) || is(done, EEXIST))
         return std::unexpected(Error(Errc::Unavailable, done.error().sys_errno(), done.error().text())
                                    .add("clones of it live, it is mounted (perhaps in another mount name space) or a "
@@ -199,8 +235,9 @@ Status Zfs::dismantle() {
     TRY(MountedTreeDriver::dismantle());
     const auto home = home_.name();
     if (!home && home.error().code() == Errc::NotFound) return {}; // never made
-    auto done = zfs_.destroy(TRY(Result<std::string>(home)));
-    if (!done && done.error().sys_errno() == ENOENT) return {};
+    const std::string home_name = TRY(Result<std::string>(home));
+    auto done = zfs_.destroy(home_name);
+    if (!done && done.error().sys_errno() == ENOENT && TRY(home_.is_gone(home_name))) return {};
     return done;
 }
 
@@ -208,25 +245,39 @@ Result<sys::ZfsDataset> Zfs::row(VolumeId volume) {
     using Clock = std::chrono::steady_clock;
     const std::string home = TRY(home_.name());
     const std::string name = fmt::format("{}/{}", home, volume.value);
-    const std::lock_guard guard(rows_mutex_);
-    if (Clock::now() >= rows_until_ || !rows_.contains(name)) {
+    std::shared_ptr<const Rows> rows;
+    uint64_t forgotten = 0;
+    bool fresh = false;
+    {
+        const std::lock_guard guard(rows_mutex_);
+        rows = rows_;
+        forgotten = rows_forgotten_;
+        fresh = Clock::now() < rows_until_ && rows->contains(name);
+    }
+    if (!fresh) {
         const auto begin = Clock::now();
-        rows_.clear();
+        auto read = std::make_shared<Rows>();
         for (auto &one : TRY(zfs_.list(home))) {
             std::string key = one.name;
-            rows_.insert_or_assign(std::move(key), std::move(one));
+            read->insert_or_assign(std::move(key), std::move(one));
         }
+        rows = std::move(read);
         const auto end = Clock::now();
-        rows_until_ = end + std::max<Clock::duration>(std::chrono::seconds(1), end - begin);
+        const std::lock_guard guard(rows_mutex_);
+        if (forgotten == rows_forgotten_) {
+            rows_ = rows;
+            rows_until_ = end + std::max<Clock::duration>(std::chrono::seconds(1), end - begin);
+        }
     }
-    const auto found = rows_.find(name);
-    if (found == rows_.end()) return fail(Errc::NotFound, fmt::format("there is no dataset {}", name));
+    const auto found = rows->find(name);
+    if (found == rows->end()) return fail(Errc::NotFound, fmt::format("there is no dataset {}", name));
     return found->second;
 }
 
 void Zfs::forget_rows() {
     const std::lock_guard guard(rows_mutex_);
     rows_until_ = {};
+    ++rows_forgotten_;
 }
 
 Result<uint64_t> Zfs::files_in(VolumeId volume) {

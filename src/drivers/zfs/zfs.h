@@ -27,7 +27,9 @@ struct Settings {
 
 /// The hidden parent dataset of one store. ROOT/dataset holds its name, and on a second line the properties it was
 /// given; written before the dataset is made, so that no crash leaves one that nobody knows. The name has a random
-/// part: a store that was deleted by hand, or another on the same dataset, never gets in the way.
+/// part: a store that was deleted by hand, or another on the same dataset, never gets in the way. Its property
+/// shale:root is the driver's directory that it belongs to: another's (a copy of this one, a moved one) is refused with
+/// FailedPrecondition before anything is changed.
 class Home {
 public:
     Home(const LayerRoot &root, sys::Zfs zfs, const Settings &settings)
@@ -36,6 +38,8 @@ public:
     Result<std::string> name();
     /// The same; made, or given its properties, when that is still to be done.
     Result<std::string> ready();
+    /// The dataset or snapshot is not there, though its pool is. FailedPrecondition: the pool is not imported.
+    Result<bool> is_gone(const std::string &name);
 
 private:
     struct Record {
@@ -45,6 +49,8 @@ private:
     Status write(const Record &record) const;
     Result<std::string> make();
     Status check_base(const std::string &name) const;
+    /// False: it is not there.
+    Result<bool> is_ours(const std::string &name) const;
 
     const LayerRoot &root_;
     sys::Zfs zfs_;
@@ -73,12 +79,16 @@ private:
     Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) override;
     Status prove(VolumeId volume, int root) override;
     Status freeze_volume(VolumeId volume) override;
+    Result<bool> is_frozen(VolumeId volume) override;
+    Status thaw_volume(VolumeId volume) override;
     Status sync_volumes(std::span<const VolumeId> volumes) override;
     Status destroy_volume(VolumeId volume) override;
 
     Result<std::string> dataset(VolumeId volume);
     /// Adds what there is room for, when that was the trouble.
     Status with_figures(Status &&done, const std::string &name) const;
+    /// ResourceExhausted with the figures: a quota above, or the pool, has no room for a layer. Looks once a second.
+    Status check_room(const std::string &home);
     Status destroy_snapshots(const std::string &name);
     /// One row of `zfs list`: from a table of all layers, read again when it is older than a second.
     Result<sys::ZfsDataset> row(VolumeId volume);
@@ -90,9 +100,13 @@ private:
     sys::Zfs zfs_;
     Settings settings_;
     Home home_;
-    std::mutex rows_mutex_;
-    std::unordered_map<std::string, sys::ZfsDataset> rows_; ///< by name
-    std::chrono::steady_clock::time_point rows_until_;      ///< valid until then
+    std::mutex room_mutex_;                            ///< the one below
+    std::chrono::steady_clock::time_point room_until_; ///< there was room a moment ago
+    using Rows = std::unordered_map<std::string, sys::ZfsDataset>;
+    std::mutex rows_mutex_; ///< the three below; not held while they are read from ZFS
+    std::shared_ptr<const Rows> rows_ = std::make_shared<Rows>(); ///< by name
+    std::chrono::steady_clock::time_point rows_until_;            ///< valid until then
+    uint64_t rows_forgotten_ = 0;                                 ///< how often
 };
 
 /// A container's limit is a property of its dataset.
