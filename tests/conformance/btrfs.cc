@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only btrfs has: snapshots, quota modes, subvolumes inside a container.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/statfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -12,6 +15,7 @@
 #include "sys/btrfs.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
+#include "sys/seam.h"
 
 namespace shale::conformance {
 namespace {
@@ -105,6 +109,70 @@ TEST_P(BtrfsDriver, SubvolumesOfAContainerGoWithIt) {
     EXPECT_THAT(*driver_->list(), ElementsAre(base));
 }
 
+// A snapshot has an empty directory in a subvolume's place: a child would lose what it holds.
+TEST_P(BtrfsDriver, ALayerWithASubvolumeIsNotSealed) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId container = next();
+    const std::string path = start(container, {base});
+    const auto open = [](const std::string &dir) { return std::move(*sys::open_dir(AT_FDCWD, dir.c_str())); };
+    put(path + "/f", "y");
+    ASSERT_EQ(::mkdir((path + "/d").c_str(), 0755), 0);
+    ASSERT_DONE(sys::make_subvolume(open(path + "/d").get(), "inner"));
+    put(path + "/d/inner/data", "d");
+    ASSERT_DONE(sys::make_subvolume(open(path).get(), "later"));
+    stop(container);
+    const auto refused = driver_->seal(container, std::vector{base});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(refused.error().text(), HasSubstr(fmt::format("/btrfs/{}/fs/d/inner\"", container.value)));
+    const auto sealed = driver_->is_sealed(container, std::vector{base});
+    ASSERT_DONE(sealed);
+    EXPECT_FALSE(*sealed);
+    put(mount(container, {base}) + "/f", "z");
+    EXPECT_EQ(get(path + "/d/inner/data"), "d");
+    ASSERT_DONE(sys::delete_subvolume(open(path + "/d").get(), "inner"));
+    stop(container);
+    const auto again = driver_->seal(container, std::vector{base});
+    ASSERT_FALSE(again);
+    EXPECT_THAT(again.error().text(), HasSubstr(fmt::format("/btrfs/{}/fs/later\"", container.value)));
+    ASSERT_DONE(sys::delete_subvolume(open(fmt::format("{}/{}/fs", driver_root(), container.value)).get(), "later"));
+    commit(container, {base});
+    EXPECT_TRUE(*driver_->is_sealed(container, std::vector{base}));
+    EXPECT_DONE(driver_->seal(container, std::vector{base})); // done again, it is done
+    const LayerId child = next();
+    EXPECT_THAT(names_in(start(child, {container, base})), ElementsAre("d", "f"));
+}
+
+// Before Linux 4.18 nothing tells of nested subvolumes without privilege: then they do not stand in the way.
+TEST_P(BtrfsDriver, WhereNobodyMayLookALayerIsSealed) {
+    const LayerId container = next();
+    {
+        const auto root = sys::open_dir(AT_FDCWD, start(container, {}).c_str());
+        ASSERT_DONE(root);
+        ASSERT_DONE(sys::make_subvolume(root->get(), "inner"));
+    }
+    stop(container);
+    class Refuse : public sys::Hook {
+    public:
+        explicit Refuse(int error) : error_(error) {}
+        int before(const sys::Call &call) noexcept override {
+            return call.name != nullptr && std::string_view(call.name) == "BTRFS_IOC_GET_SUBVOL_ROOTREF" ? error_ : 0;
+        }
+
+    private:
+        int error_;
+    };
+    for (const int error : {EIO, EPERM, ENOTTY}) {
+        Refuse hook(error);
+        sys::set_hook(&hook);
+        const auto done = driver_->seal(container, {});
+        sys::set_hook(nullptr);
+        EXPECT_EQ(done.has_value(), error != EIO);
+        EXPECT_EQ(*driver_->is_sealed(container, {}), error != EIO);
+        ASSERT_DONE(driver_->reopen(container, {}));
+    }
+}
+
 TEST_P(BtrfsDriver, RemovalOfAParentLeavesItsChildren) {
     const LayerId base = import({}, Archive().file("f", "x"));
     const LayerId child = import({base}, Archive().file("g", "y"));
@@ -151,6 +219,38 @@ TEST_P(BtrfsDriver, QuotaModesDoNotMix) {
     const auto inodes = (*drivers::find_driver("btrfs"))->open(scratch_ + "/btrfs", {{"inodes", "100"}});
     ASSERT_FALSE(inodes);
     EXPECT_EQ(inodes.error().code(), Errc::InvalidArgument);
+}
+
+TEST_P(BtrfsDriver, WhatAKilledProbeLeftGoesWithTheNext) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        class Kill : public sys::Hook {
+        public:
+            explicit Kill(std::string root) : root_(std::move(root)) {}
+            int before(const sys::Call &call) noexcept override {
+                // The first change after the snapshot's origin was frozen.
+                const auto parent = root_ + "/probe-" + std::to_string(::getpid()) + "-0/parent";
+                if (sys::op_mutates(call.op) && ::access(parent.c_str(), W_OK) != 0 && errno == EROFS)
+                    ::kill(::getpid(), SIGKILL);
+                return 0;
+            }
+
+        private:
+            std::string root_;
+        } hook(driver_root());
+        sys::set_hook(&hook);
+        (void)driver_->probe();
+        ::_exit(1);
+    }
+    int ended = 0;
+    ASSERT_EQ(::waitpid(child, &ended, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(ended));
+    const std::string left = fmt::format("{}/probe-{}-0", driver_root(), child);
+    ASSERT_TRUE(exists(left + "/parent"));
+    const auto probed = driver_->probe();
+    ASSERT_DONE(probed);
+    EXPECT_TRUE(probed->usable) << probed->reason;
+    EXPECT_FALSE(exists(left));
 }
 
 TEST_P(BtrfsDriver, AnotherFileSystemIsRefusedInWords) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only devicemapper has: a pool that fills, is damaged, is another's, grows, and gives space back.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 
 #include <fmt/format.h>
 
@@ -19,6 +23,7 @@
 #include "sys/loop.h"
 #include "sys/mount.h"
 #include "sys/run.h"
+#include "sys/seam.h"
 
 namespace shale::conformance {
 namespace {
@@ -53,7 +58,15 @@ protected:
         driver_.reset();
         test::put_to_rest(driver_root());
     }
-    [[nodiscard]] bool on_files() const { return !GetParam().contains("_direct"); }
+    /// The driver on a copy of this one's directory, with the options of now.
+    [[nodiscard]] std::unique_ptr<drivers::Driver> open_copy(const drivers::DriverOptions &options) const {
+        const std::string copy = scratch_ + "/copy";
+        std::filesystem::copy(driver_root(), copy,
+                              std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+        auto opened = (*drivers::find_driver("devicemapper"))->open(copy, options);
+        EXPECT_DONE(opened);
+        return std::move(*opened);
+    }
     [[nodiscard]] bool xfs() const { return GetParam().ends_with("_xfs"); }
     static uint64_t blocks_of(const std::string &file) {
         return static_cast<uint64_t>(status_of(file).st_blocks) * 512;
@@ -66,6 +79,24 @@ protected:
             if (::write(fd.get(), block.data(), block.size()) < 0 || ::fsync(fd.get()) != 0) return errno;
         return 0;
     }
+};
+
+class DevicemapperOnFiles : public DevicemapperDriver {
+protected:
+    /// The loop device of an active pool's metadata or data (`word` 0 or 1 of its table).
+    [[nodiscard]] std::string loop_of(int word) const {
+        const auto table = sys::dm_table(pool()->name());
+        EXPECT_DONE(table);
+        std::istringstream words(table->at(0).parameters);
+        std::string number;
+        for (int i = 0; i <= word; ++i)
+            words >> number;
+        return "/dev/" + std::filesystem::read_symlink("/sys/dev/block/" + number).filename().string();
+    }
+};
+class DevicemapperOnDevice : public DevicemapperDriver {
+protected:
+    [[nodiscard]] std::string disk() const { return test::options_of(GetParam(), driver_root()).at("device"); }
 };
 
 TEST_P(DevicemapperDriver, EveryCreateInAPoolOfFullMetadataIsRefusedWithTheFigures) {
@@ -122,6 +153,13 @@ TEST_P(DevicemapperDriver, APoolOfFullDataEndsInErrorsAndGoesOnWhenSpaceReturns)
     }
     EXPECT_FALSE(try_import(next(), {}, Archive().file("g", "y").bytes()));
     EXPECT_EQ(::umount2((scratch_ + "/mnt/" + to_string(victim)).c_str(), 0), 0) << std::strerror(errno);
+    if (status().mode == PoolMode::out_of_data_space) {
+        const auto sealed = driver_->seal(victim, std::vector{base});
+        ASSERT_FALSE(sealed) << "the pool may have dropped what was written last";
+        EXPECT_EQ(sealed.error().code(), Errc::ResourceExhausted) << sealed.error().text();
+        EXPECT_THAT(sealed.error().text(), HasSubstr("data space is nearly full"));
+        EXPECT_THAT(sealed.error().text(), HasSubstr("stays writable"));
+    }
     ASSERT_DONE(driver_->remove(victim));
     ASSERT_DONE(driver_->reap(nullptr));
     EXPECT_EQ(status().mode, PoolMode::read_write);
@@ -134,18 +172,19 @@ TEST_P(DevicemapperDriver, APoolOfFullDataEndsInErrorsAndGoesOnWhenSpaceReturns)
 }
 
 TEST_P(DevicemapperDriver, RemovalGivesSpaceBackBelowThePool) {
-    if (!on_files()) GTEST_SKIP() << "files shrink, devices do not";
+    const bool direct = GetParam().contains("_direct");
+    const std::string below = direct ? driver_root() + ".disk" : pool_file("data");
     const LayerId small = import({}, Archive().file("f", "x"));
     ASSERT_DONE(driver_->sync(std::vector{small}));
-    const uint64_t before = blocks_of(pool_file("data"));
+    const uint64_t before = blocks_of(below);
     const LayerId big = import({small}, Archive().file("big", std::string(24U << 20U, 'b')));
     ASSERT_DONE(driver_->sync(std::vector{big}));
     const LayerId child = next();
     ASSERT_DONE(driver_->create(child, std::vector{big, small}, {}));
-    EXPECT_GT(blocks_of(pool_file("data")), before + (24U << 20U));
+    EXPECT_GT(blocks_of(below), before + (24U << 20U));
     ASSERT_DONE(driver_->remove(big));
     ASSERT_DONE(driver_->reap(nullptr));
-    EXPECT_GT(blocks_of(pool_file("data")), before + (24U << 20U)) << "its child has the blocks";
+    EXPECT_GT(blocks_of(below), before + (24U << 20U)) << "its child has the blocks";
     EXPECT_EQ(get(view(child, {big, small}) + "/big").size(), 24U << 20U);
     ASSERT_DONE(driver_->remove(child));
     const LayerId other = next();
@@ -155,7 +194,7 @@ TEST_P(DevicemapperDriver, RemovalGivesSpaceBackBelowThePool) {
     drop_views();
     ASSERT_DONE(driver_->reap(nullptr));
     EXPECT_EQ(driver_->trash()->layers, 0U);
-    EXPECT_LT(blocks_of(pool_file("data")), before + (4U << 20U));
+    EXPECT_LT(blocks_of(below), before + (4U << 20U));
 }
 
 TEST_P(DevicemapperDriver, AnotherTransactionIsRefusedWithTheWayOut) {
@@ -220,8 +259,7 @@ void set_flags(const std::string &metadata, uint32_t flags) {
     ASSERT_EQ(::fsync(fd.get()), 0);
 }
 
-TEST_P(DevicemapperDriver, NeedsCheckIsNamed) {
-    if (!on_files()) GTEST_SKIP() << "the flag is set in a file here";
+TEST_P(DevicemapperOnFiles, NeedsCheckIsNamed) {
     const LayerId base = import({}, Archive().file("f", "x"));
     rest();
     set_flags(pool_file("metadata"), 1);
@@ -241,8 +279,7 @@ TEST_P(DevicemapperDriver, NeedsCheckIsNamed) {
     ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
 }
 
-TEST_P(DevicemapperDriver, DamagedMetadataIsNotActivated) {
-    if (!on_files()) GTEST_SKIP() << "it is damaged in a file here";
+TEST_P(DevicemapperOnFiles, DamagedMetadataIsNotActivated) {
     (void)import({}, Archive().file("f", "x"));
     rest();
     {
@@ -257,8 +294,7 @@ TEST_P(DevicemapperDriver, DamagedMetadataIsNotActivated) {
     EXPECT_FALSE(*sys::dm_find(pool()->name()));
 }
 
-TEST_P(DevicemapperDriver, AFailedPoolIsNamed) {
-    if (on_files()) GTEST_SKIP() << "its metadata is taken away below a linear device here";
+TEST_P(DevicemapperOnDevice, AFailedPoolIsNamed) {
     const LayerId base = import({}, Archive().file("f", "x"));
     ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
     const std::string metadata = pool()->prefix() + "-meta";
@@ -352,8 +388,7 @@ TEST_P(DevicemapperDriver, ARaisedLimitCountsAtOnce) {
     EXPECT_EQ(get(view(child, {container, base}) + "/two").size(), 24U << 20U);
 }
 
-TEST_P(DevicemapperDriver, ThePoolGrowsInUseAndAtRest) {
-    if (!on_files()) GTEST_SKIP() << "a device grows by itself";
+TEST_P(DevicemapperOnFiles, ThePoolGrowsInUseAndAtRest) {
     reopen({{"data_size", "64M"}, {"metadata_size", "4M"}});
     const LayerId base = import({}, Archive().file("f", "x"));
     const LayerId container = next();
@@ -372,9 +407,99 @@ TEST_P(DevicemapperDriver, ThePoolGrowsInUseAndAtRest) {
     EXPECT_EQ(get(view(container, {base}) + "/f"), "x");
 }
 
-TEST_P(DevicemapperDriver, AnotherOwnersDeviceIsRefused) {
-    if (on_files()) GTEST_SKIP() << "files are the store's own";
-    const std::string disk = test::options_of(GetParam(), driver_root()).at("device");
+TEST_P(DevicemapperOnFiles, AnEnlargementThatDidNotEndIsEnded) {
+    reopen({{"data_size", "64M"}, {"metadata_size", "4M"}});
+    const LayerId base = import({}, Archive().file("f", "x"));
+    // The files and their devices have grown, the pool was not told.
+    std::filesystem::resize_file(pool_file("metadata"), 8U << 20U);
+    std::filesystem::resize_file(pool_file("data"), 96U << 20U);
+    ASSERT_DONE(sys::grow_loop(loop_of(0)));
+    ASSERT_DONE(sys::grow_loop(loop_of(1)));
+    EXPECT_EQ(status().total_metadata_blocks, 1024U);
+    reopen({{"data_size", "96M"}, {"metadata_size", "8M"}});
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(status().total_metadata_blocks, 2048U);
+    EXPECT_EQ(status().total_data_blocks, 1536U);
+    // The size of a volume is recorded, its file system was not enlarged.
+    const LayerId container = next();
+    ASSERT_DONE(driver_->create(container, std::vector{base}, {}));
+    const std::string volume =
+        std::filesystem::read_symlink(driver_root() + "/" + to_string(container) + "/volume").string();
+    std::filesystem::create_symlink(std::to_string(96U << 20U), pool_file(("size-" + volume).c_str()));
+    ASSERT_DONE(driver_->quota()->set(container, {.bytes = 96U << 20U}));
+    const std::string path = mount(container, {base});
+    struct statvfs info{};
+    ASSERT_EQ(::statvfs(path.c_str(), &info), 0);
+    EXPECT_GT(info.f_blocks * info.f_frsize, uint64_t{64} << 20U);
+}
+
+TEST_P(DevicemapperOnFiles, AnActivePoolOfOtherFilesIsRefused) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    std::filesystem::rename(pool_file("data"), pool_file("kept"));
+    put(pool_file("data"), "");
+    std::filesystem::resize_file(pool_file("data"), uint64_t{4} << 30U);
+    reopen({});
+    const auto refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
+    EXPECT_THAT(refused.error().text(), HasSubstr("not this store's file \"data\""));
+    std::filesystem::rename(pool_file("kept"), pool_file("data"));
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+}
+
+TEST_P(DevicemapperOnDevice, ACopiedStoreDoesNotTakeTheDevice) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    const auto copy = open_copy(test::options_of(GetParam(), driver_root()));
+    for (int i = 0; i < 2; ++i) {
+        const auto refused = copy->create(LayerId{7}, std::vector{base}, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
+        EXPECT_THAT(refused.error().text(), HasSubstr("is in use by"));
+        EXPECT_THAT(refused.error().text(), HasSubstr(pool()->prefix() + "-meta")) << "whose";
+    }
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x");
+}
+
+TEST_P(DevicemapperOnDevice, AnActivePoolOnAnotherDeviceIsRefused) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    // Another disk with this store's label, as a copy of the disk has it.
+    const std::string twin = test::options_of(GetParam(), scratch_ + "/twin").at("device");
+    std::string label(4096, '\0');
+    ASSERT_EQ(::pread(UniqueFd(::open(disk().c_str(), O_RDONLY | O_CLOEXEC)).get(), label.data(), label.size(), 0),
+              4096);
+    put(twin, label);
+    reopen({{"device", twin}});
+    const auto refused = driver_->create(next(), std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
+    EXPECT_THAT(refused.error().text(), HasSubstr("not this store's parts of " + twin));
+    reopen({});
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+}
+
+TEST_P(DevicemapperOnDevice, AnotherSizeOfMetadataIsRefusedWithBothFigures) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    for (const bool active : {true, false})
+        for (const auto &[given, bytes] : {std::pair{"16M", "16777216"}, {"4M", "4194304"}}) {
+            if (!active) rest();
+            reopen({{"metadata_size", given}});
+            const auto refused = driver_->create(next(), std::vector{base}, {});
+            ASSERT_FALSE(refused) << given;
+            EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
+            EXPECT_THAT(refused.error().text(), HasSubstr("metadata_size=8388608"));
+            EXPECT_THAT(refused.error().text(), HasSubstr(bytes));
+        }
+    reopen({{"metadata_size", ""}});
+    EXPECT_EQ(get(view(base, {}) + "/f"), "x") << "an option that is not set asks for nothing";
+    EXPECT_EQ(status().total_metadata_blocks, 2048U);
+}
+
+TEST_P(DevicemapperOnDevice, AnotherOwnersDeviceIsRefused) {
+    const std::string disk = this->disk();
     put(disk, "somebody's data");
     const auto refused = driver_->create(next(), {}, {});
     ASSERT_FALSE(refused);
@@ -394,10 +519,9 @@ TEST_P(DevicemapperDriver, AnotherOwnersDeviceIsRefused) {
     EXPECT_THAT(other.error().text(), HasSubstr("another store"));
 }
 
-TEST_P(DevicemapperDriver, LogicalVolumes) {
-    if (on_files()) GTEST_SKIP() << "once is enough";
+TEST_P(DevicemapperOnDevice, LogicalVolumes) {
     if (::access("/usr/sbin/lvm", X_OK) != 0) GTEST_SKIP() << "needs lvm2";
-    const std::string disk = test::options_of(GetParam(), driver_root()).at("device");
+    const std::string disk = this->disk();
     const std::string home = scratch_ + "/lvm";
     std::filesystem::create_directory(home);
     put(home + "/lvm.conf", fmt::format("devices {{ filter=[\"a|^{}$|\",\"r|.*|\"] use_devicesfile=0 "
@@ -424,27 +548,109 @@ TEST_P(DevicemapperDriver, LogicalVolumes) {
         EXPECT_DONE(opened);
         driver_ = std::move(*opened);
     };
+    // A first use that was interrupted is begun anew, whatever else the group has. Its volumes go before they come
+    // again, and the disk would go with the last that has it open.
+    UniqueFd held(::open(disk.c_str(), O_RDONLY | O_CLOEXEC));
+    lvm({"lvcreate", "--yes", "-an", "-Zn", "-Wn", "-n", "a_longer_name_than_any_that_is_made_here", "-L", "4M", vg});
+    again();
+    (void)import({}, Archive().file("f", "lost"));
+    rest();
+    std::string record = get(pool_file("record"));
+    const size_t state = record.find("state=ready");
+    ASSERT_NE(state, std::string::npos) << record;
+    put(pool_file("record"), record.replace(state, 11, "state=begun"));
+    std::filesystem::remove(driver_root() + "/volumes");
     again();
     const LayerId base = import({}, Archive().file("f", "x"));
+    held.reset();
     const LayerId container = next();
     put(start(container, {base}) + "/g", "y");
     commit(container, {base});
     EXPECT_THAT(lvm({"lvs", "--noheadings", "-o", "lv_name", vg}), HasSubstr("_meta"));
+    {
+        const auto refused = open_copy(options)->create(LayerId{7}, std::vector{base}, {});
+        ASSERT_FALSE(refused) << "the pool of a copied store is the same volumes";
+        EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
+        EXPECT_THAT(refused.error().text(), HasSubstr("is in use by " + pool()->name()));
+    }
     rest();
     options["data_size"] = "192M";
+    options["metadata_size"] = "16M";
     again();
     EXPECT_EQ(get(view(container, {base}) + "/g"), "y");
     EXPECT_EQ(get(view(container, {base}) + "/f"), "x");
+    EXPECT_EQ(status().total_data_blocks, 3072U) << "raised at rest";
+    EXPECT_EQ(status().total_metadata_blocks, 4096U);
     drop_views();
-    again(); // with the pool active: it grows now
+    options["data_size"] = "224M";
+    again();
     ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
-    EXPECT_EQ(status().total_data_blocks, 3072U);
+    EXPECT_EQ(status().total_data_blocks, 3584U) << "raised in use";
     rest();
     lvm({"vgchange", "-an", vg}); // and the disk, which nothing has open then, goes
 }
 
-INSTANTIATE_TEST_SUITE_P(Drivers, DevicemapperDriver, testing::ValuesIn(driver_names("devicemapper")),
-                         [](const auto &info) { return info.param; });
+TEST_P(DevicemapperDriver, AVolumeOfThatNumberIsAnothersAndStays) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    reopen({});
+    const uint64_t number = status().transaction; // the next one
+    ASSERT_DONE(sys::dm_message(pool()->name(), fmt::format("create_snap {} 0", number)));
+    const LayerId id = next();
+    const auto refused = driver_->create(id, std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::DataLoss);
+    EXPECT_EQ(refused.error().sys_errno(), EEXIST);
+    ASSERT_DONE(driver_->remove(id));
+    EXPECT_EQ(*driver_->reap(nullptr), 1U);
+    EXPECT_DONE(sys::dm_message(pool()->name(), fmt::format("delete {}", number))); // it was there still
+}
+
+TEST_P(DevicemapperDriver, WhatAKilledProbeLeftGoesWithTheNext) {
+    const auto devices = [] {
+        auto names = sys::dm_names();
+        EXPECT_DONE(names);
+        std::ranges::sort(*names);
+        return *names;
+    };
+    const auto before = devices();
+    const pid_t child = ::fork();
+    if (child == 0) {
+        class Kill : public sys::Hook {
+        public:
+            int before(const sys::Call &call) noexcept override {
+                if (call.op == sys::Op::fsopen && ++mounts_ == 2) ::kill(::getpid(), SIGKILL);
+                return 0;
+            }
+            int mounts_ = 0;
+        } hook;
+        sys::set_hook(&hook);
+        (void)driver_->probe();
+        ::_exit(1);
+    }
+    int ended = 0;
+    ASSERT_EQ(::waitpid(child, &ended, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(ended));
+    EXPECT_NE(devices(), before) << "the test is about something";
+    const auto probed = driver_->probe();
+    ASSERT_DONE(probed);
+    EXPECT_TRUE(probed->usable) << probed->reason;
+    EXPECT_EQ(devices(), before);
+    for (const auto &name : names_in(driver_root()))
+        EXPECT_FALSE(name.starts_with("probe-")) << name;
+}
+
+std::vector<std::string> names_on_devices(bool wanted) {
+    auto out = driver_names("devicemapper");
+    std::erase_if(out, [&](const std::string &name) { return name.contains("_direct") != wanted; });
+    return out;
+}
+std::string name_of(const testing::TestParamInfo<std::string> &info) {
+    return info.param;
+}
+
+INSTANTIATE_TEST_SUITE_P(Drivers, DevicemapperDriver, testing::ValuesIn(driver_names("devicemapper")), name_of);
+INSTANTIATE_TEST_SUITE_P(Drivers, DevicemapperOnFiles, testing::ValuesIn(names_on_devices(false)), name_of);
+INSTANTIATE_TEST_SUITE_P(Drivers, DevicemapperOnDevice, testing::ValuesIn(names_on_devices(true)), name_of);
 
 } // namespace
 } // namespace shale::conformance

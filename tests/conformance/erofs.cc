@@ -131,6 +131,70 @@ TEST_P(ErofsDriver, ReproducibleWithItsDigest) {
     EXPECT_EQ(driver_->check(one, {})->size(), 1U);
 }
 
+/// Every sync, and every rename by its new name, in their order.
+class Order : public sys::Hook {
+public:
+    int before(const sys::Call &call) noexcept override {
+        if (call.op == sys::Op::fsync) steps.emplace_back("sync");
+        if (call.op == sys::Op::rename) steps.emplace_back(std::filesystem::path(call.name).filename());
+        return 0;
+    }
+    std::vector<std::string> steps;
+};
+
+// However much was written: containerd holds its database while it waits for a commit (containerd #13798).
+TEST_P(ErofsDriver, SealIsAFewRenames) {
+    const LayerId one = next();
+    put(start(one, {}) + "/f", "x");
+    stop(one);
+    Order order;
+    sys::set_hook(&order);
+    const auto sealed = driver_->seal(one, {});
+    sys::set_hook(nullptr);
+    ASSERT_DONE(sealed);
+    ASSERT_THAT(order.steps, testing::SizeIs(testing::Le(5)));
+    EXPECT_EQ(order.steps.front(), "tree");
+    EXPECT_THAT(order.steps, testing::Not(testing::Contains("sync")));
+    EXPECT_EQ(get(view(one, {}) + "/f"), "x");
+}
+
+// What was written is in the trash only when a power cut would leave the image.
+TEST_P(ErofsDriver, SettleKeepsTheTreeUntilTheImageIsSynced) {
+    const LayerId one = next();
+    put(start(one, {}) + "/f", "x");
+    commit(one, {});
+    Order order;
+    sys::set_hook(&order);
+    const auto settled = driver_->settle(one, [&]() -> Result<std::shared_ptr<void>> {
+        order.steps.emplace_back("permit");
+        return std::make_shared<int>();
+    });
+    sys::set_hook(nullptr);
+    ASSERT_DONE(settled);
+    EXPECT_TRUE(*settled);
+    ASSERT_GT(order.steps.size(), 4U);
+    EXPECT_THAT(order.steps[4], testing::StartsWith(fmt::format("{}-", one.value))) << "into the trash";
+    order.steps.resize(4);
+    EXPECT_THAT(order.steps, testing::ElementsAre("sync", "permit", "image.erofs", "sync"));
+    EXPECT_EQ(get(view(one, {}) + "/f"), "x");
+    EXPECT_EQ(source(one), part(one, "image.erofs"));
+}
+
+// A settled layer whose tree a crash left.
+TEST_P(ErofsDriver, AnImageCountsBeforeATree) {
+    const LayerId one = next();
+    put(start(one, {}) + "/f", "x");
+    commit(one, {});
+    settle(one);
+    std::filesystem::create_directory(part(one, "tree"));
+    put(part(one, "tree") + "/f", "stale");
+    EXPECT_EQ(get(view(one, {}) + "/f"), "x");
+    EXPECT_THAT(*driver_->check(one, {}), IsEmpty());
+    settle(one);
+    EXPECT_FALSE(std::filesystem::exists(part(one, "tree")));
+    EXPECT_EQ(get(view(one, {}) + "/f"), "x");
+}
+
 TEST_P(ErofsDriver, FewInodesForManyFiles) {
     Archive tar;
     for (int i = 0; i < 3000; ++i)

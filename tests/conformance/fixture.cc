@@ -138,13 +138,13 @@ void DriverTest::SetUp() {
 void DriverTest::TearDown() {
     views_.clear();
     while (!mounted_.empty()) {
-        (void)sys::unmount(mounted_.back(), 2 /* MNT_DETACH */);
+        (void)sys::unmount(mounted_.back(), sys::umount_detach);
         mounted_.pop_back();
     }
     driver_.reset();
     if (!scratch_.empty()) test::put_to_rest(driver_root());
     if (!scratch_.empty()) test::unmount_below(scratch_);
-    if (has_home_) EXPECT_DONE(sys::unmount(scratch_, 2 /* MNT_DETACH */));
+    if (has_home_) EXPECT_DONE(sys::unmount(scratch_, sys::umount_detach));
     if (scratch_.size() > 5) EXPECT_DONE(sys::remove_tree(AT_FDCWD, scratch_.c_str()));
 }
 
@@ -212,6 +212,12 @@ void DriverTest::stop(LayerId id) {
 void DriverTest::commit(LayerId id, const std::vector<LayerId> &parents) {
     stop(id);
     EXPECT_DONE(driver_->seal(id, parents));
+}
+
+void DriverTest::settle(LayerId id) {
+    const auto done = driver_->settle(id, []() -> Result<std::shared_ptr<void>> { return std::make_shared<int>(); });
+    EXPECT_DONE(done);
+    EXPECT_TRUE(done && *done);
 }
 
 std::string DriverTest::view(LayerId id, const std::vector<LayerId> &parents) {

@@ -63,6 +63,7 @@ protected:
                       drivers::Driver::Access access = drivers::Driver::Access::read_write);
     void stop(LayerId id);
     void commit(LayerId id, const std::vector<LayerId> &parents);
+    void settle(LayerId id);
     /// A read-only look at a layer, until the end of the test.
     std::string view(LayerId id, const std::vector<LayerId> &parents);
     void drop_views() { views_.clear(); }

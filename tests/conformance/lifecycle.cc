@@ -12,10 +12,12 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "conformance/fixture.h"
+#include "drivers/measure.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
 
@@ -350,6 +352,27 @@ TEST_P(Lifecycle, Usage) {
     EXPECT_GE(use->inodes, 1U) << "of the file system that the store is on: an image is one";
 }
 
+TEST_P(Lifecycle, UsageIsWithoutTheParents) {
+    if (test::driver_of(GetParam()) == "vfs") GTEST_SKIP() << "its trees are copies";
+    Archive lower;
+    for (int n = 0; n < 50; ++n)
+        lower.file(fmt::format("lower{}", n), std::string(100'000, 'x'));
+    const LayerId base = import({}, lower.dir("d").file("d/changed", "x"));
+    ASSERT_DONE(driver_->sync(std::span(&base, 1)));
+    const LayerId id = next();
+    const std::string path = start(id, {base});
+    put(path + "/own", std::string(300'000, 'o'));
+    put(path + "/d/changed", std::string(300'000, 'c'));
+    stop(id);
+    ASSERT_DONE(driver_->sync(std::span(&id, 1)));
+    const auto use = driver_->usage(id, std::vector{base});
+    ASSERT_DONE(use);
+    // devicemapper tells by how much the file system grew: the block that "changed" had is not in it
+    EXPECT_GE(use->bytes, 590'000U);
+    EXPECT_LT(use->bytes, 2'000'000U);
+    EXPECT_LT(use->inodes, 20U);
+}
+
 TEST_P(Lifecycle, RefusesUnknownOptions) {
     const auto info = drivers::find_driver(test::driver_of(GetParam()));
     ASSERT_DONE(info);
@@ -422,9 +445,9 @@ TEST_P(Lifecycle, SetQuota) {
     ASSERT_DONE(driver_->create(id, std::vector{base}, {.bytes = 50U << 20U}));
     EXPECT_EQ(quota->get(id)->bytes, 50U << 20U);
     const std::string path = mount(id, {base});
-    const UniqueFd fd(::open((path + "/big").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    UniqueFd fd(::open((path + "/big").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     const std::string block(1U << 20U, 'x');
-    const WithoutSysResource limited;
+    std::optional<WithoutSysResource> limited(std::in_place);
     int error = 0; // a write that meets the limit is cut short first; only the next one tells why
     for (uint64_t left = 64U << 20U; left > 0 && error == 0;) {
         const ssize_t wrote = ::write(fd.get(), block.data(), block.size());
@@ -435,6 +458,93 @@ TEST_P(Lifecycle, SetQuota) {
     }
     EXPECT_TRUE(error == EDQUOT || error == ENOSPC) << error;
     EXPECT_TRUE(driver_->usage(id, std::vector{base})->counted);
+    // What was limited becomes a layer, and shares with what is below and above it.
+    limited.reset();
+    fd.reset();
+    fs::remove(path + "/big");
+    commit(id, {base});
+    const LayerId above = import({id, base}, Archive().file("g", "y"));
+    EXPECT_EQ(get(view(above, {id, base}) + "/f"), "x");
+    const LayerId next_one = next();
+    ASSERT_DONE(driver_->create(next_one, std::vector{above, id, base}, {.bytes = 50U << 20U}));
+    put(mount(next_one, {above, id, base}) + "/h", "z");
+    commit(next_one, {above, id, base});
+    EXPECT_EQ(get(view(next_one, {above, id, base}) + "/g"), "y");
+}
+
+/// A crash may come after the seal and before its record.
+TEST_P(Lifecycle, ASealedLayerIsSealedAgain) {
+    const LayerId base = import({}, Archive().file("f", "base"));
+    const LayerId id = next();
+    put(start(id, {base}) + "/own", "text");
+    commit(id, {base});
+    EXPECT_DONE(driver_->seal(id, std::vector{base}));
+    EXPECT_EQ(get(view(id, {base}) + "/own"), "text");
+    EXPECT_EQ(get(view(id, {base}) + "/f"), "base");
+}
+
+/// The form that a driver keeps layers in says the same as the one that a commit leaves, and everything that stands on
+/// the layer goes on.
+TEST_P(Lifecycle, ASettledLayerIsWhatItWas) {
+    const LayerId base =
+        import({}, Archive().dir("d").file("d/low", "base").file("gone", "base").dir("cut").file("cut/a", "a"));
+    const LayerId id = next(), on_top = next();
+    const std::string root = start(id, {base});
+    put(root + "/d/new", std::string(70'000, 'n'));
+    put(root + "/d/low", "changed");
+    std::filesystem::create_hard_link(root + "/d/new", root + "/twin");
+    std::filesystem::create_symlink("d/new", root + "/link");
+    std::filesystem::remove(root + "/gone");
+    std::filesystem::remove_all(root + "/cut");
+    std::filesystem::create_directory(root + "/cut");
+    commit(id, {base});
+    const std::string before = diff(id, {base}), tree = describe(view(id, {base}));
+    put(start(on_top, {id, base}) + "/d/own", "own");
+    stop(on_top);
+    const std::string above = diff(on_top, {id, base});
+
+    const auto refused = driver_->settle(id, []() -> Result<std::shared_ptr<void>> { return nullptr; });
+    ASSERT_DONE(refused);
+    const auto unsettled = driver_->unsettled();
+    ASSERT_DONE(unsettled);
+    EXPECT_EQ(*refused, std::ranges::find(*unsettled, id) == unsettled->end()) << "without the permit nothing changes";
+    EXPECT_EQ(diff(id, {base}), before);
+    settle(id);
+    EXPECT_THAT(*driver_->unsettled(), testing::Not(testing::Contains(id)));
+    EXPECT_EQ(diff(id, {base}), before);
+    EXPECT_EQ(describe(view(id, {base})), tree);
+    EXPECT_EQ(diff(on_top, {id, base}), above);
+    EXPECT_THAT(*driver_->check(id, std::vector{base}), IsEmpty());
+    EXPECT_THAT(*driver_->check(on_top, std::vector{id, base}), IsEmpty());
+    const std::string again = mount(on_top, {id, base});
+    EXPECT_EQ(get(again + "/d/low") + get(again + "/d/own"), "changedown");
+    stop(on_top);
+    EXPECT_DONE(driver_->remove(on_top));
+    EXPECT_DONE(driver_->remove(id));
+}
+
+/// `shale drivers --measure`
+TEST_P(Lifecycle, MeasuredAndLeftEmpty) {
+    const auto measured = drivers::measure(*driver_, uint64_t{4} << 20, nullptr);
+    ASSERT_DONE(measured);
+    for (const auto time : {measured->create, measured->copy_up, measured->write, measured->remove})
+        EXPECT_GT(time.count(), 0);
+    const auto left = driver_->list();
+    ASSERT_DONE(left);
+    EXPECT_THAT(*left, IsEmpty());
+    const auto trash = driver_->trash();
+    ASSERT_DONE(trash);
+    EXPECT_EQ(trash->layers, 0U);
+}
+
+TEST_P(Lifecycle, AMeasurementThatIsCanceledLeavesNothing) {
+    const std::atomic<bool> cancel = true;
+    const auto measured = drivers::measure(*driver_, uint64_t{1} << 20, &cancel);
+    ASSERT_FALSE(measured.has_value());
+    EXPECT_EQ(measured.error().code(), Errc::Canceled);
+    const auto left = driver_->list();
+    ASSERT_DONE(left);
+    EXPECT_THAT(*left, IsEmpty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Drivers, Lifecycle, testing::ValuesIn(driver_names()),

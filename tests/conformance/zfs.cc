@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
 #include <fstream>
 #include <random>
 
@@ -54,6 +55,16 @@ protected:
     static void zfs(std::vector<std::string> arguments) {
         arguments.insert(arguments.begin(), *sys::find_tool("zfs", "zfsutils-linux"));
         EXPECT_DONE(sys::run_tool_or_fail(arguments, std::chrono::minutes(1)));
+    }
+    /// Reserves what the pool has left for a dataset POOL/full.
+    void take_all_of(const std::string &pool) const {
+        Status done = fail(Errc::Unavailable, "");
+        for (uint64_t less = 0; !done && less < (512U << 10U); less += 64U << 10U) { // what was destroyed comes late
+            EXPECT_DONE(zfs_.sync_pool(pool));
+            done =
+                zfs_.create_with(pool + "/full", {{"reservation", std::to_string(zfs_.get(pool)->available - less)}});
+        }
+        EXPECT_DONE(done);
     }
     static std::string noise(size_t bytes) {
         std::string out(bytes, '\0');
@@ -173,7 +184,7 @@ TEST_P(ZfsDriver, SnapshotsOfOthersGoAndHoldsAreKept) {
 TEST_P(ZfsDriver, ADatasetThatIsTakenIsPassedOver) {
     const LayerId base = import({}, Archive().file("f", "x"));
     for (uint64_t number = 2; number < 6; ++number)
-        ASSERT_DONE(zfs_.create(fmt::format("{}/{}", parent(), number), {}));
+        ASSERT_DONE(zfs_.create(fmt::format("{}/{}", parent(), number)));
     for (int i = 0; i < 3; ++i)
         ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
     EXPECT_EQ(driver_->list()->size(), 4U);
@@ -224,20 +235,15 @@ TEST_P(ZfsDriver, ADatasetAtItsQuotaSaysSo) {
         for (int i = 0; i < 200; ++i)
             if (::write(fd.get(), block.data(), block.size()) < 0) break;
     }
-    (void)zfs_.sync_pool(sys::zfs_pool_of(home()));
-    int refused = 0;
+    EXPECT_DONE(zfs_.sync_pool(sys::zfs_pool_of(home())));
     for (int i = 0; i < 5; ++i) {
-        const LayerId id = next();
-        const auto done = driver_->create(id, std::vector{base}, {});
-        if (done) continue;
-        ++refused;
-        EXPECT_EQ(done.error().code(), Errc::ResourceExhausted) << done.error().text();
-        EXPECT_FALSE(done.error().text().empty());
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted) << refused.error().text();
     }
     const auto imported = try_import(next(), {base}, Archive().file("big", noise(3U << 20U)).bytes());
     ASSERT_FALSE(imported);
     EXPECT_EQ(imported.error().code(), Errc::ResourceExhausted) << imported.error().text();
-    RecordProperty("refused", refused);
     zfs({"set", "quota=none", home()});
     const auto left = driver_->list();
     ASSERT_DONE(left);
@@ -248,6 +254,50 @@ TEST_P(ZfsDriver, ADatasetAtItsQuotaSaysSo) {
     ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
     const LayerId last = import({base}, Archive().file("big", noise(3U << 20U)));
     EXPECT_EQ(get(view(last, {base}) + "/big").size(), 3U << 20U);
+}
+
+TEST_P(ZfsDriver, AtAQuotaEveryCreateIsRefusedWithTheFiguresUntilSpaceReturns) {
+    // The driver's directory lies elsewhere, so that nothing but ZFS refuses.
+    const test::World elsewhere;
+    auto options = test::options_of(GetParam(), elsewhere / "zfs");
+    options["dataset"] = home();
+    auto opened = (*drivers::find_driver("zfs"))->open(elsewhere / "zfs", options);
+    ASSERT_DONE(opened);
+    driver_ = std::move(*opened);
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId filler = next();
+    const std::string path = start(filler, {base});
+    zfs({"set", fmt::format("quota={}", zfs_.get(home())->used + (12U << 20U)), home()});
+    int ended = 0;
+    {
+        const UniqueFd fd(::open((path + "/fill").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        const std::string block = noise(1U << 16U);
+        // What is not written out yet counts 24 times: the quota is reached when nothing of that is left.
+        for (int i = 0; i < 400 && ended == 0; ++i) {
+            if (::write(fd.get(), block.data(), block.size()) >= 0) continue;
+            EXPECT_DONE(zfs_.sync_pool(sys::zfs_pool_of(home())));
+            if (::write(fd.get(), block.data(), block.size()) < 0) ended = errno;
+        }
+    }
+    EXPECT_EQ(ended, EDQUOT);
+    for (int i = 0; i < 5; ++i) {
+        const auto refused = driver_->create(next(), std::vector{base}, {});
+        ASSERT_FALSE(refused) << zfs_.get(home())->available << " left";
+        EXPECT_EQ(refused.error().code(), Errc::ResourceExhausted) << refused.error().text();
+        EXPECT_THAT(refused.error().text(), HasSubstr(" left; nothing was kept"));
+        EXPECT_FALSE(try_import(next(), {base}, Archive().file("g", "y").bytes()));
+    }
+    stop(filler);
+    ASSERT_DONE(driver_->remove(filler));
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_DONE(zfs_.sync_pool(sys::zfs_pool_of(home())));
+    const LayerId fresh = next();
+    put(start(fresh, {base}) + "/g", "y");
+    commit(fresh, {base});
+    EXPECT_EQ(get(view(fresh, {base}) + "/g"), "y");
+    drop_views();
+    zfs({"set", "quota=none", home()});
+    driver_.reset();
 }
 
 TEST_P(ZfsDriver, AFullPoolIsNamedAndLayersCanStillGo) {
@@ -262,7 +312,7 @@ TEST_P(ZfsDriver, AFullPoolIsNamedAndLayersCanStillGo) {
     const LayerId victim = next();
     ASSERT_DONE(driver_->create(victim, std::vector{base}, {}));
     const std::string pool(sys::zfs_pool_of(home()));
-    zfs({"create", "-o", fmt::format("reservation={}", zfs_.get(pool)->available), pool + "/full"});
+    take_all_of(pool);
     for (int i = 0; i < 3; ++i) {
         const auto refused = driver_->create(next(), std::vector{base}, {});
         ASSERT_FALSE(refused);
@@ -309,6 +359,93 @@ TEST_P(ZfsDriver, AnotherPlaceIsRefusedInWords) {
     ASSERT_FALSE(elsewhere);
     EXPECT_EQ(elsewhere.error().code(), Errc::FailedPrecondition);
     EXPECT_THAT(elsewhere.error().text(), HasSubstr("dataset="));
+}
+
+TEST_P(ZfsDriver, ACopiedStoreDoesNotTouchTheOriginalsDatasets) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId victim = next();
+    ASSERT_DONE(driver_->create(victim, std::vector{base}, {}));
+    const std::string copy = scratch_ + "/copy";
+    std::filesystem::copy(driver_root(), copy,
+                          std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+    const auto other = (*drivers::find_driver("zfs"))->open(copy, test::options_of(GetParam(), copy));
+    ASSERT_DONE(other);
+    const auto refused = [&](drivers::Driver &driver, const Status &done) {
+        ASSERT_FALSE(done);
+        EXPECT_EQ(done.error().code(), Errc::FailedPrecondition) << done.error().text();
+        EXPECT_THAT(done.error().text(),
+                    HasSubstr("belongs to the store at " + (&driver == driver_.get() ? copy : driver_root())));
+        EXPECT_THAT(done.error().text(), HasSubstr("zfs set shale:root="));
+    };
+    refused(**other, (*other)->create(LayerId{7}, std::vector{base}, {}));
+    ASSERT_DONE((*other)->remove(victim));
+    const auto reaped = (*other)->reap(nullptr);
+    refused(**other, reaped ? Status{} : Status(std::unexpected(reaped.error())));
+    EXPECT_TRUE(*zfs_.exists(dataset(victim)));
+    EXPECT_EQ(get(view(victim, {base}) + "/f"), "x");
+    drop_views();
+    // The way out of the text, for a store that was moved.
+    zfs({"set", "shale:root=" + copy, parent()});
+    const auto moved = (*drivers::find_driver("zfs"))->open(copy, test::options_of(GetParam(), copy));
+    ASSERT_DONE(moved);
+    ASSERT_DONE((*moved)->reap(nullptr));
+    EXPECT_FALSE(*zfs_.exists(dataset(victim)));
+    reopen({});
+    refused(*driver_, driver_->create(next(), std::vector{base}, {}));
+}
+
+TEST_P(ZfsDriver, WhatIsInAPoolThatIsNotImportedIsNotGone) {
+    const auto zpool = [](std::vector<std::string> arguments) {
+        arguments.insert(arguments.begin(), *sys::find_tool("zpool", "zfsutils-linux"));
+        EXPECT_DONE(sys::run_tool_or_fail(arguments, std::chrono::minutes(2)));
+    };
+    const test::World elsewhere;
+    const std::string pool = fmt::format("shaleaway{}", ::getpid()), file = elsewhere / "file";
+    put(file, "");
+    std::filesystem::resize_file(file, 256U << 20U);
+    zpool({"create", "-o", "cachefile=none", "-O", "mountpoint=legacy", pool, file});
+    auto options = test::options_of(GetParam(), elsewhere / "zfs");
+    options["dataset"] = pool;
+    const auto again = [&] {
+        auto opened = (*drivers::find_driver("zfs"))->open(elsewhere / "zfs", options);
+        EXPECT_DONE(opened);
+        driver_ = std::move(*opened);
+    };
+    again();
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->remove(base));
+    again();
+    zpool({"export", pool});
+    for (int i = 0; i < 2; ++i) {
+        const auto reaped = driver_->reap(nullptr);
+        ASSERT_FALSE(reaped);
+        EXPECT_EQ(reaped.error().code(), Errc::FailedPrecondition) << reaped.error().text();
+        EXPECT_THAT(reaped.error().text(), HasSubstr("not imported"));
+        EXPECT_EQ(driver_->trash()->layers, 1U);
+        EXPECT_FALSE(driver_->dismantle());
+    }
+    zpool({"import", "-d", elsewhere.path(), "-o", "cachefile=none", pool});
+    EXPECT_EQ(zfs_.list(zfs_.list(pool)->back().name)->size(), 2U) << "the hidden dataset and the layer's";
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
+    ASSERT_DONE(driver_->dismantle());
+    EXPECT_EQ(zfs_.list(pool)->size(), 1U);
+    driver_.reset();
+    zpool({"destroy", pool});
+}
+
+TEST_P(ZfsDriver, ADatasetOfThatNumberIsAnothersAndStays) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->create(next(), std::vector{base}, {})); // with the number after it reserved
+    const std::string others = parent() + "/3";
+    ASSERT_DONE(zfs_.create(others));
+    const LayerId id = next();
+    const auto refused = driver_->create(id, std::vector{base}, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().sys_errno(), EEXIST) << refused.error().text();
+    ASSERT_DONE(driver_->remove(id));
+    EXPECT_EQ(*driver_->reap(nullptr), 1U);
+    EXPECT_TRUE(*zfs_.exists(others));
 }
 
 INSTANTIATE_TEST_SUITE_P(Drivers, ZfsDriver, testing::ValuesIn(driver_names("zfs")),

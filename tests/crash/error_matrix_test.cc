@@ -4,25 +4,13 @@
 // trouble is over.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cerrno>
 
+#include "crash/hooks.h"
 #include "crash/operations.h"
-#include "sys/seam.h"
 
 namespace shale::test {
 namespace {
-
-class FailAt : public sys::Hook {
-public:
-    FailAt(unsigned step, int error) : left_(static_cast<int>(step)), error_(error) {}
-    int before(const sys::Call & /*call*/) noexcept override { return left_.fetch_sub(1) == 1 ? error_ : 0; }
-    [[nodiscard]] bool reached() const noexcept { return left_.load() <= 0; }
-
-private:
-    std::atomic<int> left_;
-    int error_;
-};
 
 struct Trouble {
     const char *name;

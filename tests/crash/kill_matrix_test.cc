@@ -2,45 +2,25 @@
 // Every mutating operation is run in a child that is killed (SIGKILL) right before its first, second, third, ...
 // changing system call or record commit, until it ends by itself; after each the store must keep its promise.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <csignal>
-
+#include "crash/hooks.h"
 #include "crash/operations.h"
-#include "sys/seam.h"
 
 namespace shale::test {
 namespace {
-
-class KillAt : public sys::Hook {
-public:
-    explicit KillAt(unsigned step) : left_(static_cast<int>(step)) {}
-    int before(const sys::Call &call) noexcept override {
-        if (sys::op_mutates(call.op) && left_.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
-        return 0;
-    }
-
-private:
-    std::atomic<int> left_;
-};
 
 /// True: killed at that step; false: the operation ended before it.
 bool run_killed(const Operation &operation, const World &world, const std::string &root, const std::string &driver,
                 unsigned step) {
     (void)options_of(driver, root + "/" + driver_of(driver)); // a device that it needs outlives the child
-    const pid_t child = fork();
-    if (child == 0) {
+    const int status = status_of_child([&] {
         KillAt hook(step);
         sys::set_hook(&hook);
         auto store = store::Store::open(store_options(root, driver));
         const bool good = store && operation.run(**store, world);
         sys::set_hook(nullptr);
-        _exit(good ? 0 : 1);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
+        return good;
+    });
     if (WIFSIGNALED(status)) return true;
     EXPECT_EQ(WEXITSTATUS(status), 0) << operation.name << " failed at step " << step;
     return false;

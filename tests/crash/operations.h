@@ -11,7 +11,8 @@
 namespace shale::test {
 
 /// Of the matrices' steps every n-th is tried. All of them, but under the thread sanitizer, where a step is 20 times
-/// slower and races do not depend on it, and where $SHALE_TEST_STRIDE says otherwise (a virtual machine without KVM).
+/// slower and races do not depend on it, in a guest (an emulated processor), and where $SHALE_TEST_STRIDE says
+/// otherwise.
 unsigned step_stride();
 
 struct Operation {

@@ -7,7 +7,7 @@ mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter}
 
 # --- trees and archives
 tree=$work/tree
@@ -134,3 +134,8 @@ printf 'wcontainer\nremvoe\nx\n' >"$out/config/words-wrong"
 printf 'user:staff\0root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n\0root:x:0:\nstaff:x:50:user,root\n\0user:100000:65536\n1000:200000:65536\n' >"$out/users/names"
 printf 'user\0user:x:1000:1000::/home/user:/bin/sh\n\0a:x:1:user\nb:x:2:x,user\n\0' >"$out/users/groups"
 printf '1000:50\0\0\0' >"$out/users/numbers"
+
+# --- filters of List
+printf '%s\n' 'name==a,kind==active' 'parent!=""' >"$out/filter/plain"
+printf '%s\n' 'labels."containerd.io/snapshot.ref"=="sha256:0123",parent=="base"' 'labels.l' >"$out/filter/labels"
+printf '%s\n' 'name ~= /^default\/[0-9]+\/"x\\.y/' 'kind~=|(view|active)|' 'name=="\x41\u00e9\U0001F600\101\n"' >"$out/filter/quoted"

@@ -14,7 +14,7 @@
 #
 # The guest sees this machine's / read only, below a tmpfs overlay; /tmp, /run and /dev/shm are its own. It has no
 # network. Output (both streams) goes to stdout as it comes, the exit status is the command's; 125: the guest never
-# finished, and its console is shown on stderr. A boot that hangs before the command begins is tried once more.
+# finished, and its console is shown on stderr. A boot that hangs before the command begins is tried once more, without KVM.
 # Needs no root and no KVM (which is used when there is one): qemu-system-x86, gcc, libc6-dev, python3, e2fsprogs, and
 # a prepared kernel (prepare.sh).
 set -euo pipefail
@@ -25,6 +25,7 @@ boot_modules=(virtio_pci 9pnet_virtio 9p overlay virtio_blk ext4 quota_v2)
 usual_modules=(loop xfs btrfs erofs dm_thin_pool dm_snapshot dm_flakey)
 zfs_modules=(zfs:zfs_arc_max=134217728)
 boot_limit=120 # seconds until the command begins; 3 to 5 are usual, a loaded machine needs more
+kvm_limit=30   # the same with KVM
 
 memory=2G cpus=1 modules=("${usual_modules[@]}") zfs=0 disks=() scratch=8G keep=() write=() environment=() limit=600
 
@@ -105,9 +106,9 @@ make_scratch() {
   /sbin/mkfs.ext4 -q -F -O project,quota -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 "$work/scratch"
 }
 
-qemu_arguments() { # KERNEL
+qemu_arguments() { # KERNEL ACCELERATOR
   local i all_disks=("${disks[@]}") exports=("host:/:,readonly=on,multidevs=remap" "share:$work/share:") accel=tcg,thread=multi
-  [[ ! -w /dev/kvm ]] || accel=kvm
+  [[ $2 != kvm ]] || accel=kvm
   [[ $scratch == 0 ]] || all_disks+=("$work/scratch")
   ((!zfs)) || exports+=("zfs:$guest_cache/zfs/$1/root:,readonly=on")
   for i in "${!write[@]}"; do exports+=("write$i:${write[i]}:"); done
@@ -127,7 +128,7 @@ qemu_arguments() { # KERNEL
 }
 
 # Boots once and shows the output as it comes. 0: finished; 1: hung before the command began; 2: hung or died later.
-boot() {
+boot() { # SECONDS-UNTIL-IT-BEGINS
   local pid tail start=$SECONDS
   "${qemu[@]}" </dev/null >"$work/qemu" 2>&1 9>&- &
   pid=$!
@@ -136,7 +137,7 @@ boot() {
   tail=$!
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
-    if [[ ! -e $work/share/began ]] && ((SECONDS - start >= boot_limit)) || ((SECONDS - start >= limit)); then
+    if [[ ! -e $work/share/began ]] && ((SECONDS - start >= $1)) || ((SECONDS - start >= limit)); then
       kill -9 "$pid" 2>/dev/null || true
     fi
   done
@@ -154,7 +155,7 @@ clean_up() {
 }
 
 main() {
-  local kernel attempt outcome
+  local kernel accelerator=tcg kvm_failed=0 attempt outcome
   parse "$@"
   command -v qemu-system-x86_64 >/dev/null || die "needs qemu-system-x86_64 (package qemu-system-x86)"
   kernel=$(cached_kernel)
@@ -163,17 +164,22 @@ main() {
   work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-guest.XXXXXX")
   trap clean_up EXIT
   trap 'exit 130' INT TERM
+  # A /dev/kvm within a virtual machine may be one that boots nothing; that is found out once and remembered.
+  [[ ! -w /dev/kvm || -e $guest_cache/kvm-boots-nothing ]] || accelerator=kvm
   for attempt in 1 2; do
     rm -rf "${work:?}"/*
     mkdir "$work/share"
     write_share "$kernel"
     make_scratch
-    qemu_arguments "$kernel"
+    qemu_arguments "$kernel" "$accelerator"
     outcome=0
-    boot || outcome=$?
+    boot "$([[ $accelerator == kvm ]] && echo "$kvm_limit" || echo "$boot_limit")" || outcome=$?
     ((outcome == 1 && attempt == 1)) || break
-    say "the guest died, or hung for $boot_limit s, before the command began; once more"
+    say "the guest ($accelerator) died, or hung, before the command began; once more, without KVM"
+    [[ $accelerator == tcg ]] || kvm_failed=1
+    accelerator=tcg
   done
+  ((outcome != 0 || !kvm_failed)) || echo "delete this file to try again" >"$guest_cache/kvm-boots-nothing"
   if ((outcome == 0)); then
     grep -ao 'init: .*' "$work/console" >&2 || true # what it complained of
     exit "$(<"$work/share/status")"

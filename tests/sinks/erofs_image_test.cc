@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <map>
 #include <random>
 #include <set>
@@ -308,6 +309,22 @@ TEST_F(ErofsImage, ManyEntriesInOneDirectory) {
     compare(tar_of(layer));
 }
 
+// Names that differ in two bytes only, and so fell into one place of a table without a key: seconds then, not minutes.
+TEST(ErofsTree, ManyNamesThatLookAlike) {
+    const World world;
+    ImageTree tree(*sys::open_at(AT_FDCWD, (world / "image").c_str(), O_RDWR | O_CREAT, 0600));
+    const auto begin = std::clock();
+    std::string name = "aaaaaa..";
+    for (int i = 1; i < 256; ++i)
+        for (int k = 1; k < 256; ++k) {
+            name[6] = static_cast<char>(i == '/' ? '0' : i);
+            name[7] = static_cast<char>(k == '/' ? '0' : k);
+            (void)tree.make_dir(tree.root(), name.c_str(), 0755); // '0' twice: EEXIST
+        }
+    EXPECT_EQ(tree.inodes(), 1U + 254 * 254);
+    EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 4.0);
+}
+
 TEST_F(ErofsImage, DeepDirectories) {
     std::string path;
     for (int i = 0; i < 1000; ++i)
@@ -371,6 +388,28 @@ TEST_F(ErofsImage, SparseFiles) {
             }
         }
     }
+}
+
+// A large file has large chunks: one byte in each of a thousand must not become a thousand chunks of zeros.
+TEST_F(ErofsImage, ABytePerChunkTakesABlock) {
+    auto tree = new_tree();
+    ASSERT_TRUE(tree);
+    const auto made = (*tree)->create_file(0, "f", 0644);
+    ASSERT_TRUE((*tree)->truncate(made->get(), uint64_t{100} << 30U));
+    for (uint64_t i = 0; i < 1000; ++i) {
+        const auto byte = std::byte{'d'};
+        ASSERT_TRUE((*tree)->write_at(made->get(), std::span(&byte, 1), i << 20U));
+    }
+    ASSERT_TRUE((*tree)->finish());
+    struct stat image{};
+    ASSERT_EQ(::stat((*world_ / "image").c_str(), &image), 0);
+    EXPECT_LT(image.st_blocks * 512, 16 << 20);
+    const auto root = accepted();
+    const auto fd = sys::open_at(root.get(), "f", O_RDONLY);
+    ASSERT_TRUE(fd);
+    std::vector<std::byte> got(3);
+    ASSERT_EQ(sys::pread_some(fd->get(), got, (uint64_t{7} << 20U) - 1).value_or(0), 3U);
+    EXPECT_EQ(got, (std::vector{std::byte{0}, std::byte{'d'}, std::byte{0}}));
 }
 
 TEST_F(ErofsImage, AContainersUpperBecomesAnImage) {

@@ -29,7 +29,7 @@ public:
         return report;
     }
     void clear() {
-        if (!mounted_.empty()) (void)sys::unmount(mounted_, 2 /* MNT_DETACH */);
+        if (!mounted_.empty()) (void)sys::unmount(mounted_, sys::umount_detach);
         mounted_.clear();
     }
 

@@ -199,7 +199,7 @@ std::string cannot_run_matrix(std::string_view tested) {
     const auto why = cannot_test(tested);
     const auto kernel = why.find("this kernel");
     if (kernel == std::string::npos) return why;
-    return "by hand only, it takes hours in a virtual machine (SHALE_TEST_STRIDE=61 ./dev guest PROGRAM): " +
+    return "by hand only, for it takes long in a virtual machine (./dev guest PROGRAM --gtest_filter=...): " +
            why.substr(kernel);
 }
 
@@ -210,7 +210,8 @@ std::string cannot_test(std::string_view tested) {
     if (driver == "btrfs" && ::access("/sbin/mkfs.btrfs", X_OK) != 0) return "needs mkfs.btrfs (btrfs-progs)";
     // A reason that begins with "this kernel" sends a case to the guest.
     const auto for_guest = [](const Error &why) {
-        return (std::getenv("SHALE_TEST_GUEST") != nullptr ? "" : "only with SHALE_TEST_GUEST=1 ./dev test: ") +
+        const char *guest = std::getenv("SHALE_TEST_GUEST");
+        return (guest != nullptr && guest == std::string_view("0") ? "left out by SHALE_TEST_GUEST=0: " : "") +
                std::string(why.message());
     };
     if (driver == "zfs")
@@ -224,24 +225,36 @@ std::string cannot_test(std::string_view tested) {
     return {};
 }
 
-Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
-    if (driver == "zfs") return mount_zfs_home(path);
-    if (driver != "btrfs") return false;
-    const UniqueFd image(::memfd_create("shale-test-btrfs", 0)); // inherited by mkfs
+Status mount_new(const std::string &type, uint64_t bytes, const std::string &path,
+                 const std::vector<std::string> &options) {
+    const UniqueFd image(::memfd_create("shale-test", 0)); // inherited by mkfs
     if (!image) return fail_errno(errno, "memfd_create");
-    if (::ftruncate(image.get(), off_t{4} << 30) != 0) return fail_errno(errno, "size of a test image");
-    const std::string file = "/proc/self/fd/" + std::to_string(image.get());
+    if (::ftruncate(image.get(), static_cast<off_t>(bytes)) != 0) return fail_errno(errno, "size of a test image");
+    std::vector<std::string> words{"mkfs." + type, "-q"};
+    if (type == "btrfs") words.insert(words.end(), {"-K", "-m", "single"});
+    if (type == "ext4") words.insert(words.end(), {"-F", "-m", "0"});
+    words.push_back("/proc/self/fd/" + std::to_string(image.get()));
+    std::vector<char *> arguments;
+    for (auto &word : words)
+        arguments.push_back(word.data());
+    arguments.push_back(nullptr);
     const pid_t child = ::fork();
     if (child == 0) {
         (void)::dup2(::open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO); // -q is not enough
-        ::execl("/sbin/mkfs.btrfs", "mkfs.btrfs", "-q", "-K", "-m", "single", file.c_str(), nullptr);
+        ::execv(("/sbin/" + words[0]).c_str(), arguments.data());
         ::_exit(127);
     }
     int status = 0;
     if (child < 0 || ::waitpid(child, &status, 0) != child || status != 0)
-        return fail(Errc::FailedPrecondition, "mkfs.btrfs of a test image failed");
+        return fail(Errc::FailedPrecondition, "mkfs." + type + " of a test image failed");
     const auto loop = TRY(sys::attach_loop(image.get(), false));
-    TRY(sys::mount_at({"btrfs", loop.path, {}}, path));
+    return sys::mount_at({type, loop.path, options}, path);
+}
+
+Result<bool> mount_home_of(std::string_view driver, const std::string &path) {
+    if (driver == "zfs") return mount_zfs_home(path);
+    if (driver != "btrfs") return false;
+    TRY(mount_new("btrfs", uint64_t{4} << 30, path));
     return true;
 }
 

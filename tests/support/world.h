@@ -49,11 +49,14 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
 void put_to_rest(const std::string &root);
 /// Why a test of this driver cannot run here; empty when it can.
 std::string cannot_test(std::string_view driver);
-/// The same for tests of thousands of steps: what only a guest's kernel has is not for the usual run.
+/// The same for tests of thousands of steps: what only a guest's kernel has is not for the usual run. Empty in a guest.
 std::string cannot_run_matrix(std::string_view driver);
 /// How many layers to stack in a test of depth: `wanted`, fewer where every layer is a file system of its own (depth
 /// means nothing to those, and each costs a second).
 unsigned deep(std::string_view driver, unsigned wanted);
+/// Mounts a new, empty file system (ext4, xfs, btrfs) in memory; it goes with its mount.
+Status mount_new(const std::string &type, uint64_t bytes, const std::string &path,
+                 const std::vector<std::string> &options = {});
 /// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
 /// False: it works where it is.
 Result<bool> mount_home_of(std::string_view driver, const std::string &path);

@@ -107,7 +107,7 @@ Status copy_volume(const std::string &from, const std::string &to, const std::st
     const bool sealed = TRY(zfs().exists(from + "@sealed"));
     const std::string origin = from + (sealed ? "@sealed" : "@copy" + mark);
     if (!sealed) TRY(zfs().snapshot(origin));
-    TRY(zfs().clone(origin, to, {}));
+    TRY(zfs().clone(origin, to));
     if (sealed) TRY(zfs().snapshot(to + "@sealed"));
     return {};
 }
@@ -117,7 +117,7 @@ Status copy_layers(const std::string &to) {
     if (record.name.empty()) return {};
     const std::string mark = number();
     const std::string copy = record.name + "-" + mark;
-    TRY(zfs().create(copy, {}));
+    TRY(zfs().create_with(copy, {{"shale:root", to}}));
     for (const auto &row : TRY(zfs().list(record.name)))
         if (row.name != record.name) TRY(copy_volume(row.name, copy + row.name.substr(record.name.size()), mark));
     std::ofstream(to + "/dataset") << copy << "\n" << record.properties << "\n";
@@ -139,7 +139,7 @@ Result<bool> mount_zfs_home(const std::string &path) {
     // Destroying many clones takes longer than making them: only when the room is needed.
     if (TRY(zfs().get(TRY(zfs_pool()))).available < (uint64_t{1} << 30U))
         std::erase_if(homes, [](const std::string &old) { return run("zfs", {"destroy", "-R", old}).has_value(); });
-    TRY(zfs().create(name, {}));
+    TRY(zfs().create(name));
     TRY(sys::mount_at({"zfs", name, {}}, path));
     homes.push_back(name);
     return true;
@@ -166,7 +166,7 @@ void seal_zfs_layer_again(const std::string &layer, const std::string &dataset) 
     const std::string other = "9" + number() + std::to_string(::getpid());
     const std::string copy = dataset.substr(0, dataset.rfind('/') + 1) + other;
     for (const auto &done : {zfs().snapshot(dataset + "@damaged" + other),
-                             zfs().clone(dataset + "@damaged" + other, copy, {}), zfs().snapshot(copy + "@sealed")})
+                             zfs().clone(dataset + "@damaged" + other, copy), zfs().snapshot(copy + "@sealed")})
         ASSERT_TRUE(done) << done.error().text();
     std::filesystem::remove(layer + "/volume");
     std::filesystem::create_symlink(other, layer + "/volume");

@@ -30,6 +30,18 @@ printf '{"storage-driver": "vfs", "debug": true}\n' >"$WORK/daemon.json"
 with --daemon-json "$WORK/daemon.json" config show | grep vfs >/dev/null
 rm -rf "$WORK/store"
 
+# What the drivers cost here, measured; nothing stays.
+with --json drivers --measure | python3 -c '
+import json, sys
+rows = {row["name"]: row for row in json.load(sys.stdin)}
+assert rows["vfs"]["usable"], rows["vfs"]["reason"]
+for name, row in rows.items():
+    assert row["usable"] == ("measured" in row), name
+    assert not row["usable"] or all(row["measured"][key] > 0 for key in ("create_us", "copy_up_us", "write_4k_ns", "remove_us")), row
+' || fail "drivers --measure"
+left=$(find "$WORK" -maxdepth 1 -name '.shale-probe-*')
+[[ -z $left ]] || fail "drivers --measure left $left"
+
 # Usage errors and failures differ in their exit code.
 status=0; with info --nosuchflag >/dev/null 2>&1 || status=$?
 ((status == 2)) || fail "a usage error exits with $status, not 2"

@@ -1,90 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # A real Debian, made by debootstrap and umoci, goes through skopeo's two archive formats (and buildah, where it works)
-# into shale and out again with equal digests, runs, and is the tree that umoci unpacks: on overlay2 and on vfs.
+# into shale and out again with equal digests, runs, and is the tree that umoci unpacks: on every driver of this host. What
+# 055 and 056 need to do the same with those that only a guest's kernel has is left beside the results.
 # Time limit: 1800 s (two to three minutes on an idle machine; debootstrap is most of it)
 source "$(dirname "$0")/../lib.sh"
+# shellcheck source=tests/integration/debian_image.sh
+source "$(dirname "$0")/../debian_image.sh"
 need debootstrap umoci skopeo python3 setcap setfattr tar apt-get
 command -v crun >/dev/null || command -v runc >/dev/null || skip "neither crun nor runc is installed"
 need_root "debootstrap, file capabilities and owners"
 need_overlay
 
-suite=bookworm
-# The archive that apt on this machine is set to. Without package lists apt does not know whose archive it is.
-mirror=$(apt-get indextargets --format '$(REPO_URI)|$(RELEASE)|$(ORIGIN)' 'Created-By: Packages' |
-  awk -F '|' -v suite="$suite" '$2 == suite && ($3 == "Debian" || $3 == "") && !/security/ { print $1; exit }') || true
-[[ -n $mirror ]] || skip "apt on this machine names no archive of Debian $suite"
-no_network='Failed getting release file|Invalid Release|Couldn.t download|Failed to fetch|Unable to fetch|Temporary failure|Could not (connect|resolve)'
-# from_network LOG COMMAND: a command that fails for want of the network skips the test.
-from_network() {
-  local log=$1; shift
-  "$@" >"$log" 2>&1 && return
-  tail -n 5 "$log"
-  grep -qE "$no_network" "$log" || fail "$1 failed"
-  skip "the archive of Debian $suite cannot be reached: $(grep -E "$no_network" "$log" | tail -n 1)"
-}
-took() { echo "-- $SECONDS s: $*"; }
-
-image=$WORK/image bundle=$WORK/build tree=$WORK/build/rootfs
-umoci init --layout "$image"
-umoci new --image "$image:real"
-umoci config --image "$image:real" --config.cmd /bin/bash --config.env PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  --config.env FROM=config --config.workingdir /srv
-umoci unpack --image "$image:real" "$bundle"
-layer() { took "layer: $1"; umoci repack --refresh-bundle --image "$image:real" --history.comment "$1" "$bundle"; }
-
-took "debootstrap"
-from_network "$WORK/debootstrap.log" debootstrap --variant=minbase "$suite" "$tree" "$mirror"
-rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/*
-layer "base"
-
-in_tree() { # COMMAND: in the tree, with a /proc that goes when the command has ended
-  unshare --mount --propagation private sh -ec 'mount -t proc proc "$1/proc"; exec chroot "$1" sh -ec "$2"' sh "$tree" "$1"
-}
-cp -L /etc/resolv.conf "$tree/etc/resolv.conf"
-from_network "$WORK/apt.log" in_tree 'export DEBIAN_FRONTEND=noninteractive; apt-get -q update
-  apt-get -q -y install --no-install-recommends python3-minimal; apt-get clean; rm -rf /var/lib/apt/lists/*'
-layer "python"
-
-rm -rf "$tree"/usr/share/doc/{bash,tar,sed} "$tree"/usr/share/man/man8 "$tree/usr/share/locale"
-rm -f "$tree/etc/motd" "$tree/usr/bin/faillog" "$tree"/var/log/*.log
-# A directory takes a file's name, and the other way round.
-rm -rf "$tree/etc/skel" "$tree/etc/issue.net"; echo file >"$tree/etc/skel"; mkdir "$tree/etc/issue.net"; echo dir >"$tree/etc/issue.net/x"
-layer "deletions"
-
-mkdir "$WORK/skel"; echo new >"$WORK/skel/new"; chmod 0750 "$WORK/skel"; chown 1000:1001 "$WORK/skel"
-umoci insert --image "$image:real" --opaque "$WORK/skel" /usr/share/doc
-umoci insert --image "$image:real" --whiteout /usr/share/bug
-rm -rf "$bundle"; umoci unpack --image "$image:real" "$bundle"
-
-cp "$tree/bin/cat" "$tree/srv/capable"; setcap cap_net_raw,cap_net_bind_service+ep "$tree/srv/capable"
-cp "$tree/bin/true" "$tree/srv/setuid"; chown 1000:1001 "$tree/srv/setuid"; chmod 6755 "$tree/srv/setuid"
-seq 1000 >"$tree/srv/links"; ln "$tree/srv/links" "$tree/srv/.links"; ln "$tree/srv/links" "$tree/var/links"
-ln "$tree/usr/bin/python3.11" "$tree/srv/python" # a link to a file of a lower layer
-truncate -s 8M "$tree/srv/sparse"; printf 'data' | dd of="$tree/srv/sparse" bs=1 seek=5000000 conv=notrunc status=none
-echo attributes >"$tree/srv/attributes"
-setfattr -n user.colour -v blue "$tree/srv/attributes" || skip_part "user.* attributes: the file system has none"
-setfattr -n trusted.colour -v 0x00ff0a "$tree/srv/attributes"
-chmod 1777 "$tree/srv"; touch -d '1969-07-20 20:17:40 UTC' "$tree/srv/links"
-layer "attributes"
-
-umoci tag --image "$image:real" plain
-
-# What umoci does not write: times with nanoseconds, sparse entries, a directory without an entry.
-mkdir -p "$WORK/gnu/opt"/{times,unstated/deep}
-truncate -s 3M "$WORK/gnu/opt/times/sparse"; printf 'data' | dd of="$WORK/gnu/opt/times/sparse" bs=1 seek=2000000 conv=notrunc status=none
-echo fine >"$WORK/gnu/opt/times/fine"; echo deep >"$WORK/gnu/opt/unstated/deep/file"
-mkfifo "$WORK/gnu/opt/times/fifo"; mknod "$WORK/gnu/opt/times/device" b 7 300; ln -s "$(head -c 300 /dev/zero | tr '\0' n)" "$WORK/gnu/opt/times/long"
-touch -d '2001-02-03 04:05:06.123456789 UTC' "$WORK/gnu/opt/times/fine"; touch -h -d '2001-02-03 04:05:06.5 UTC' "$WORK/gnu/opt/times/long"
-touch -d '2002-02-03 04:05:06.000000001 UTC' "$WORK/gnu/opt/times"
-tar --format=posix --sparse --numeric-owner --no-recursion -C "$WORK/gnu" -cf "$WORK/gnu.tar" \
-  opt/times opt/times/{sparse,fine,fifo,device,long} opt/unstated/deep/file
-umoci raw add-layer --image "$image:real" "$WORK/gnu.tar"
-
-took "archives"
-skopeo --insecure-policy copy -q "oci:$image:real" "oci-archive:$WORK/oci.tar:real"
-skopeo --insecure-policy copy -q "oci:$image:real" "docker-archive:$WORK/docker.tar:debian:real"
-skopeo --insecure-policy copy -q "oci:$image:plain" "oci-archive:$WORK/plain.tar:plain"
+make_debian
 rm -rf "$bundle"
 umoci unpack --image "$image:real" "$WORK/umoci"
 
@@ -113,7 +41,7 @@ same_digests() {
   skopeo --insecure-policy copy -q "$2" "dir:$WORK/copied"
 }
 layers=$(digests "oci:$image:real" | grep -c '^layer') || true
-((layers == 7)) || fail "seven layers were expected of umoci, not $layers"
+((layers == 8)) || fail "eight layers were expected of umoci, not $layers"
 
 mapfile -t archives < <(digests "oci:$image:real" | sed -n 's/^layer sha256:\([0-9a-f]*\) .*/\1/p' | sed "s|^|$image/blobs/sha256/|")
 # What the base says of opt; the tree's own time is no measure, since umoci rounds it to seconds.
@@ -127,7 +55,7 @@ for wanted in $'\tsecurity.capability=' 'user.colour=' $'^srv/setuid\t-\t6755\t1
   grep -P -- "$wanted" "$WORK/objects-umoci" >/dev/null || [[ $wanted == user* ]] || fail "the image has nothing like '$wanted'"
 done
 
-same_tree() { # IMAGE WHAT
+same_tree() { # IMAGE WHAT [FIELDS]
   local mounted
   shale container create --name same "$1" >/dev/null
   mounted=$(shale container mount same | tail -n 1)
@@ -135,7 +63,8 @@ same_tree() { # IMAGE WHAT
   # umoci's time of opt is that of its unpacking, for opt/unstated is made in it. What counts is opt's entry in the first layer.
   [[ $(stat -c %Y "$mounted/opt") == "$opt_time" ]] || fail "$2: the time of /opt is $(stat -c %y "$mounted/opt"), not $(date -d "@$opt_time" "+%F %T")"
   shale container unmount same; shale container rm same
-  diff "$WORK/objects-umoci" "$WORK/objects-shale" >"$WORK/difference" || {
+  # A file of the legacy overlay's has the names of the layers below, too: links are not compared.
+  diff <(cut -f "${3:-1-9}" "$WORK/objects-umoci") <(cut -f "${3:-1-9}" "$WORK/objects-shale") >"$WORK/difference" || {
     head -n 40 "$WORK/difference"; fail "$2: the trees of umoci and shale differ in $(grep -c '^[<>]' "$WORK/difference") lines"; }
   took "$2: $(wc -l <"$WORK/objects-shale") objects, no difference"
 }
@@ -189,9 +118,26 @@ else
 fi
 shale check
 
-ROOT=$WORK/vfs
-shale --driver vfs image import "$WORK/docker.tar" --name debian:docker
-same_tree debian:docker "vfs, docker archive"
-runs debian:docker vfs crun
-shale check
+if command -v mkfs.btrfs >/dev/null; then
+  truncate -s 8G "$WORK/btrfs.img"; mkfs.btrfs -q "$WORK/btrfs.img" >/dev/null
+  mkdir "$WORK/btrfs"; mount -o loop "$WORK/btrfs.img" "$WORK/btrfs"
+else
+  skip_part "btrfs: mkfs.btrfs is not installed"
+fi
+for driver in btrfs erofs vfs overlay; do
+  ROOT=$WORK/$driver/store
+  [[ $driver != btrfs || -d $WORK/btrfs ]] || continue
+  mkdir -p "$WORK/$driver"
+  shale --driver "$driver" image import "$WORK/docker.tar" --name debian:docker
+  fields=1-9; [[ $driver != overlay ]] || fields=1-8
+  same_tree debian:docker "$driver, docker archive" "$fields"
+  runs debian:docker "$driver" crun
+  shale image export --format docker debian:docker "$WORK/out-docker.tar"
+  same_digests "docker-archive:$WORK/docker.tar" "docker-archive:$WORK/out-docker.tar"
+  shale check
+  took "$driver"
+done
+keep_debian "$WORK/oci.tar" debian.tar
+keep_debian "$WORK/objects-umoci" debian.objects
+keep_debian "$WORK/plain.tar" debian-plain.tar
 took "done"

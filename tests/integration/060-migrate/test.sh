@@ -1,14 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # A store goes from driver to driver and back, each run killed on the way: the last tree is the first. The chain is of those
-# drivers that can work in their place here; SHALE_CHAIN names another one, SHALE_PLACE_<driver> a directory for a driver
-# that needs a file system of its own (zfs).
+# drivers that can work in their place here; SHALE_CHAIN names another one ("devicemapper:device": its pool on a block device),
+# SHALE_PLACE_<driver> a directory for a driver that needs a file system of its own (zfs). 061-migrate-zfs does both.
 # Time limit: 1200 s
 source "$(dirname "$0")/../lib.sh"
+shale() { "$SHALE" "${opts[@]}" --root "$ROOT" "$@"; } # as the store's driver wants to be opened
+opts=()
 need busybox python3
 need_root "mounts"
 need_overlay
-read -r -a chain <<<"${SHALE_CHAIN:-overlay2 btrfs erofs vfs overlay devicemapper zfs overlay2}"
+read -r -a chain <<<"${SHALE_CHAIN:-overlay2 btrfs erofs vfs overlay overlay2}"
 
 place_of() { # DRIVER: prints a directory that the driver can work in, or fails
   local given=SHALE_PLACE_$1
@@ -22,20 +24,34 @@ place_of() { # DRIVER: prints a directory that the driver can work in, or fails
   fi
   [[ $1 == btrfs ]] && mktemp -d "$WORK/btrfs/store-XXXXXX" || mktemp -d "$WORK/store-XXXXXX"
 }
+# What the driver is opened with, in `wanted`.
+options_for() { # DRIVER[:device]
+  wanted=()
+  [[ $1 == devicemapper* ]] || return 0
+  wanted=(data_size=2G metadata_size=8M base_size=256M)
+  [[ $1 == *:device ]] || return 0
+  local disk device
+  disk=$(mktemp "$WORK/disk-XXXXXX")
+  truncate -s 2G "$disk"
+  device=$(losetup --find --show "$disk")
+  exec 9<"$device" # it goes with this shell
+  losetup --detach "$device"
+  wanted+=(pool=device "device=$device")
+}
 usable() { "$SHALE" --root "$2" drivers --quiet | grep -x "$1" >/dev/null; } # DRIVER PLACE
 
 # What a store is, seen from outside.
 describe() { # ROOT OUT
   local at
   mkdir "$2"
-  at=$("$SHALE" --root "$1" container mount web)
+  at=$("$SHALE" "${opts[@]}" --root "$1" container mount web)
   python3 "$REPO/tools/tree_manifest.py" "$at" >"$2/tree"
-  "$SHALE" --root "$1" container unmount web
-  "$SHALE" --root "$1" container diff web >"$2/diff"
-  "$SHALE" --root "$1" --json image ls >"$2/images"
-  "$SHALE" --root "$1" --json container ls | sed "s|$1|ROOT|g" >"$2/containers"
-  "$SHALE" --root "$1" --json lease ls >"$2/leases"
-  "$SHALE" --root "$1" --json layer ls >"$2/layers"
+  "$SHALE" "${opts[@]}" --root "$1" container unmount web
+  "$SHALE" "${opts[@]}" --root "$1" container diff web >"$2/diff"
+  "$SHALE" "${opts[@]}" --root "$1" --json image ls >"$2/images"
+  "$SHALE" "${opts[@]}" --root "$1" --json container ls | sed "s|$1|ROOT|g" >"$2/containers"
+  "$SHALE" "${opts[@]}" --root "$1" --json lease ls >"$2/leases"
+  "$SHALE" "${opts[@]}" --root "$1" --json layer ls >"$2/layers"
 }
 # The trees of two drivers: a file whose other name was replaced has two links where the lower one is counted, else one.
 same_tree() { diff <(cut -f 1-8 "$1/tree") <(cut -f 1-8 "$2/tree"); }
@@ -85,7 +101,7 @@ killed() { # COMMAND...
   local status
   for _ in 1 2 3; do
     status=0
-    { timeout --signal=KILL "0.$((RANDOM % 4))$((RANDOM % 10))$((RANDOM % 10))" "$@" >/dev/null 2>"$WORK/why" || status=$?; } 2>/dev/null
+    { timeout --foreground --signal=KILL "0.$((RANDOM % 4))$((RANDOM % 10))$((RANDOM % 10))" "$@" >/dev/null 2>"$WORK/why" || status=$?; } 2>/dev/null
     ((status == 0)) && return
     if ((status != 137)); then # the one before was killed when all was done
       grep -F "has moved to" "$WORK/why" >/dev/null && return
@@ -98,19 +114,22 @@ killed() { # COMMAND...
 }
 
 kills=0 went=${chain[0]}
-for driver in "${chain[@]:1}"; do
+for entry in "${chain[@]:1}"; do
+  driver=${entry%%:*}
   next=$(place_of "$driver") || { skip_part "migrate to $driver: no place for it here"; continue; }
   if ! usable "$driver" "$next"; then skip_part "migrate to $driver: it cannot work here"; continue; fi
   rmdir "$next" 2>/dev/null || true
-  killed "$SHALE" --root "$ROOT" migrate --to "$driver" --to-root "$next"
-  "$SHALE" --root "$ROOT" migrate --to "$driver" --to-root "$next" >/dev/null 2>&1
+  options_for "$entry"
+  killed "$SHALE" "${opts[@]}" --root "$ROOT" migrate --to "$driver" --to-root "$next" "${wanted[@]/#/--to-opt=}"
+  shale migrate --to "$driver" --to-root "$next" "${wanted[@]/#/--to-opt=}" >/dev/null 2>"$WORK/why" ||
+    fail "migrate to $entry: $(cat "$WORK/why")"
   shale image ls | grep -F other/name >/dev/null || fail "the old side does not count any more"
-  killed "$SHALE" --root "$ROOT" migrate --finish
-  "$SHALE" --root "$ROOT" migrate --finish >/dev/null 2>"$WORK/why" || grep -F "has moved to" "$WORK/why" >/dev/null ||
+  killed "$SHALE" "${opts[@]}" --root "$ROOT" migrate --finish
+  shale migrate --finish >/dev/null 2>"$WORK/why" || grep -F "has moved to" "$WORK/why" >/dev/null ||
     fail "finish: $(cat "$WORK/why")"
-  refuse "$next" -- "$SHALE" --root "$ROOT" image ls
-  ROOT=$next went="$went $driver"
-  "$SHALE" --root "$ROOT" --json info | grep -F "\"$driver\"" >/dev/null || fail "the store is not kept by $driver"
+  refuse "$next" -- shale image ls
+  ROOT=$next went="$went $entry" opts=("${wanted[@]/#/--storage-opt=$driver.}")
+  shale --json info | grep -F "\"$driver\"" >/dev/null || fail "the store is not kept by $driver"
   shale check --level data >/dev/null
   describe "$ROOT" "$WORK/at-$driver"
   same_tree "$WORK/first" "$WORK/at-$driver" || fail "the tree differs after $driver"
