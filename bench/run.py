@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures shale beside its floors and its peers, in turns on the same file system; prints tables, writes JSON.
 
-usage: run.py [--dir DIR] [--images DIR] [--runs N] [--only import,floors,lifecycle,depth,commit] [--cases A-gz,...]
-              [--peers containerd,podman,umoci | --peers none] [--shale PROGRAM] [--out FILE]
+usage: run.py [--dir DIR] [--images DIR] [--runs N] [--only import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc] [--cases A-gz,...]
+              [--rows erofs,overlayfs] [--peers containerd,podman,umoci | --peers none] [--shale PROGRAM] [--out FILE]
 
 Every figure is the median of N runs; the order within a round is the same for all, so that load from elsewhere meets all of them.
 Peak memory is the largest resident set of the process tree's members (containerd: of the daemon).
 """
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -19,60 +20,12 @@ import statistics
 import subprocess
 import sys
 import tarfile
-import time
+
+from rpc import Rpc
+from tools import daemon, daemon_cpu, fresh, memory_mb, own_mounts, remove, run, warm
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parent
-
-
-def run(argv, env=None, stdout=subprocess.DEVNULL, check=True):
-    """Wall s, CPU s, peak MB of one command and what it waited for; and its output when stdout is PIPE."""
-    begin = time.monotonic()
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=env)
-    text = process.stdout.read() if stdout == subprocess.PIPE else b""
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if check and process.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, argv))}: exit {process.returncode}: {errors.decode(errors='replace')[-600:]}")
-    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}, text.decode()
-
-
-def remove(path):
-    """Removes a tree, what is mounted below or on it, and the file its file system was made in."""
-    path = os.path.realpath(path)
-    with open("/proc/self/mountinfo") as table:
-        points = [line.split()[4] for line in table]
-    for point in sorted((p for p in points if (p + "/").startswith(path + "/")), reverse=True):
-        subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL, check=False)
-    subprocess.run(["rm", "-rf", "--", path, path + ".ext4"], check=False)
-
-
-def fresh(path, kind="ext4"):
-    """A new, empty ext4 or btrfs of its own at `path` (root; else an empty directory).
-
-    Not just an emptied directory: ext4 does not give an inode again for a minute or more after its deletion
-    (fs/ext4/ialloc.c, recently_deleted), and skipping these one by one makes whatever creates files after an `rm -rf` many times slower.
-    """
-    remove(path)
-    os.makedirs(path)
-    if os.geteuid() == 0:
-        image = os.path.realpath(path) + ".ext4"
-        with open(image, "wb") as file:
-            file.truncate(24 << 30)
-        make, options = {"ext4": (["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"], "loop,noinit_itable"),
-                         "btrfs": (["mkfs.btrfs", "-q", "-f", "-K", "-m", "single"], "loop")}[kind]
-        subprocess.run([*make, image], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["mount", "-o", options, image, path], check=True)
-    os.sync()
-    return str(path)
-
-
-def warm(path):
-    with open(path, "rb") as data:
-        while data.read(1 << 22):
-            pass
 
 
 class Bench:
@@ -104,36 +57,26 @@ class Bench:
         return run(["podman", "--root", root + "/root", "--runroot", root + "/run", "--storage-driver", "overlay",
                     "pull", "-q", f"oci-archive:{image}"])[0]
 
-    def import_containerd(self, image, snapshotter="overlayfs", kind="ext4"):
-        root = fresh(self.work / "containerd", kind)
+    @contextlib.contextmanager
+    def containerd(self, root, plugins=""):
+        """A containerd of its own below `root`: its process and its socket. `plugins`: more of its configuration."""
         socket = root + "/containerd.sock"
         config = pathlib.Path(root, "config.toml")
         config.write_text(f'version = 2\nroot = "{root}/root"\nstate = "{root}/state"\n'
                           'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-                          f'[grpc]\n  address = "{socket}"\n')
-        with open(root + "/log", "wb") as log:
-            daemon = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log)
-        try:
-            for _ in range(200):
-                if subprocess.run(["ctr", "-a", socket, "version"], capture_output=True, check=False).returncode == 0:
-                    break
-                time.sleep(0.05)
-            before = self.daemon_cpu(daemon.pid)
-            figures, _ = run(["ctr", "-a", socket, "images", "import", "--snapshotter", snapshotter, str(image)])
-            figures["cpu_s"] += self.daemon_cpu(daemon.pid) - before
-            with open(f"/proc/{daemon.pid}/status") as status:
-                peak = next(line for line in status if line.startswith("VmHWM"))
-            figures["peak_mb"] = int(peak.split()[1]) / 1024
-            return figures
-        finally:
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
+                          f'[grpc]\n  address = "{socket}"\n{plugins}')
+        answers = ["ctr", "-a", socket, "version"]
+        with daemon(["containerd", "-c", str(config)],
+                    lambda: subprocess.run(answers, capture_output=True, check=False).returncode == 0, root + "/log") as process:
+            yield process, socket
 
-    @staticmethod
-    def daemon_cpu(pid):
-        with open(f"/proc/{pid}/stat") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    def import_containerd(self, image, snapshotter="overlayfs", kind="ext4"):
+        with self.containerd(fresh(self.work / "containerd", kind)) as (process, socket):
+            before = daemon_cpu(process.pid)
+            figures, _ = run(["ctr", "-a", socket, "images", "import", "--snapshotter", snapshotter, str(image)])
+            figures["cpu_s"] += daemon_cpu(process.pid) - before
+            figures["peak_mb"] = memory_mb(process.pid, "VmHWM")
+            return figures
 
     def layout(self, image):
         """The archive as an OCI layout directory, once: umoci reads nothing else."""
@@ -192,6 +135,7 @@ class Bench:
     def import_driver(self, image, driver, kind="ext4"):
         """An import with this driver on a new file system of its own, and what it takes there."""
         root = fresh(self.work / "store", kind)
+        self.shale("--driver", driver, "gc")  # an empty store: what counts is what the image adds
         before = os.statvfs(root)
         figures = self.shale("--driver", driver, "image", "import", str(image), "--name", "bench:import")[0]
         os.sync()
@@ -231,6 +175,8 @@ class Bench:
             if "containerd" in self.options.peers and shutil.which("containerd"):
                 rows["containerd overlayfs"] = lambda: self.import_containerd(image)
                 rows["containerd btrfs"] = lambda: self.import_containerd(image, "btrfs", "btrfs")
+            if self.options.rows:
+                rows = {name: measure for name, measure in rows.items() if any(word in name for word in self.options.rows.split(","))}
             samples = {name: [] for name in rows}
             for _ in range(self.options.runs):
                 for name, measure in rows.items():
@@ -245,6 +191,62 @@ class Bench:
                 space = f"{row['used_mb']:8.0f} {row['inodes']:8.0f}" if "used_mb" in row else ""
                 print(f"  {name:26} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {row['wall_s'] / base:8.2f} {space}")
             sys.stdout.flush()
+
+    # ----------------------------------------------------------------------------------------------------- containers
+    def containers(self):
+        """What programs in a container of image A feel: the first look at every name, the first start of an interpreter.
+
+        Each run begins with a new mount and empty caches of the kernel (root; the whole host feels that)."""
+        commands = {"find / -xdev": ["find", "/", "-xdev"], "python3 -c 'import numpy'": ["python3", "-c", "import numpy"],
+                    "python3 again, warm": ["python3", "-c", "import numpy"]}
+        drivers, places = ("overlay2", "erofs"), {}
+        rows = {name: {driver: [] for driver in drivers} for name in commands}
+        try:
+            for driver in drivers:
+                places[driver] = fresh(self.work / f"store-{driver}")
+                self.at(driver, "image", "import", str(self.images / "A-gz.tar"), "--name", "bench:a")
+                self.at(driver, "container", "create", "--name", "it", "bench:a")
+            for _ in range(self.options.runs):
+                for name, argv in commands.items():
+                    for driver in drivers:
+                        tree = self.at(driver, "container", "mount", "it", stdout=subprocess.PIPE)[1].strip().splitlines()[-1]
+                        os.sync()
+                        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+                        if "warm" in name:
+                            run(["chroot", tree, *argv])
+                        rows[name][driver].append(run(["chroot", tree, *argv])[0])
+                        self.at(driver, "container", "unmount", "it")
+        finally:
+            for place in places.values():
+                remove(place)
+        self.result["containers"] = rows
+        print(f"\ncontainers of A: wall s\n  {'':26}" + "".join(f" {driver:>10}" for driver in drivers) + f" {'ratio':>6}")
+        for name, row in rows.items():
+            walls = [statistics.median(s["wall_s"] for s in row[driver]) for driver in drivers]
+            print(f"  {name:26} {walls[0]:10.3f} {walls[1]:10.3f} {walls[1] / walls[0]:6.2f}")
+        sys.stdout.flush()
+
+    def at(self, driver, *arguments, **keywords):
+        """shale with the store of one of several drivers."""
+        return run([self.options.shale, "--root", str(self.work / f"store-{driver}"), "--driver", driver, *arguments], **keywords)
+
+    # -------------------------------------------------------------------------------------------------------- migrate
+    def migrate(self):
+        """Image A from overlay2 to btrfs on one btrfs, beside importing it by the btrfs driver on a new one."""
+        image, rows = self.images / "A-gz.tar", {"import by btrfs": [], "migrate --to btrfs": [], "migrate --finish": []}
+        warm(image)
+        for _ in range(self.options.runs):
+            rows["import by btrfs"].append(self.import_driver(image, "btrfs", "btrfs"))
+            self.import_driver(image, "overlay2", "btrfs")
+            rows["migrate --to btrfs"].append(self.shale("migrate", "--to", "btrfs")[0])
+            rows["migrate --finish"].append(self.shale("migrate", "--finish")[0])
+            remove(self.work / "store")
+        self.result["migrate"] = rows
+        walls = {name: statistics.median(s["wall_s"] for s in all_) for name, all_ in rows.items()}
+        print(f"\nmigrate of A\n  {'':26} {'wall s':>8} {'x import':>8}")
+        for name, wall in walls.items():
+            print(f"  {name:26} {wall:8.2f} {wall / walls['import by btrfs']:8.2f}")
+        sys.stdout.flush()
 
     # --------------------------------------------------------------------------------------------------------- floors
     def floors(self):
@@ -367,13 +369,16 @@ def main():
     parser.add_argument("--dir", default="/var/tmp/shale-bench")
     parser.add_argument("--images")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="import,drivers,floors,lifecycle,depth,commit")
+    parser.add_argument("--only", default="import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc")
     parser.add_argument("--cases", default="A-gz,A-zst,B-gz,C-gz")
+    parser.add_argument("--rows", help="of `drivers`: only the rows with one of these words in their names")
     parser.add_argument("--peers", default="containerd,podman,umoci")
     parser.add_argument("--shale", default=str(next((p for p in (REPO / "build/bench/shale", REPO / "build/release/shale") if p.exists()),
                                                     REPO / "build/bench/shale")))
     parser.add_argument("--out", default=str(REPO / "bench/out/result.json"))
     options = parser.parse_args()
+    own_mounts()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every finally
     bench = Bench(options)
     bench.work.mkdir(parents=True, exist_ok=True)
     wanted = options.only.split(",")
@@ -390,8 +395,14 @@ def main():
                     bench.depth()
                 case "commit":
                     bench.commit()
+                case "rpc":
+                    Rpc(bench).measure()
                 case "drivers":
                     bench.drivers()
+                case "containers":
+                    bench.containers()
+                case "migrate":
+                    bench.migrate()
                 case _:
                     parser.error(f"--only: there is no '{item}'")
     finally:
