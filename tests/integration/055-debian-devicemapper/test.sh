@@ -4,7 +4,7 @@
 # Time limit: 1800 s
 source "$(dirname "$0")/../lib.sh"
 source "$(dirname "$0")/../debian_elsewhere.sh"
-[[ -e /dev/mapper/control ]] || lacking "this kernel has no device-mapper"
+need_devicemapper
 need_root "device-mapper"
 need_debian
 release() { # of this test's store alone (its devices are named after its directory): volumes, then the pool and its parts

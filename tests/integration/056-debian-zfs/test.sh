@@ -4,7 +4,7 @@
 # Time limit: 1800 s
 source "$(dirname "$0")/../lib.sh"
 source "$(dirname "$0")/../debian_elsewhere.sh"
-[[ -e /dev/zfs ]] || lacking "this kernel has no ZFS (no /dev/zfs)"
+need_zfs
 need_root "zpool"
 need_debian
 truncate -s 6G "$WORK/pool.img"

@@ -4,8 +4,8 @@
 # device, a ZFS pool.
 # Time limit: 1200 s
 source "$(dirname "$0")/../lib.sh"
-[[ -c /dev/mapper/control ]] || lacking "this kernel has no device-mapper"
-[[ -c /dev/zfs ]] || lacking "this kernel has no ZFS (no /dev/zfs)"
+need_devicemapper
+need_zfs
 need zpool losetup
 need_root "mounts"
 

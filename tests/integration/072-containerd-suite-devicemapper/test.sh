@@ -4,7 +4,7 @@
 # Time limit: 2400 s
 source "$(dirname "$0")/../lib.sh"
 source "$(dirname "$0")/../containerd_suite.sh"
-[[ -e /dev/mapper/control ]] || lacking "this kernel has no device-mapper"
+need_devicemapper
 need_root "devices"
 make_suite || skip "Debian's golang-go and golang-github-containerd-containerd-dev are not installed"
 release() { # every store of this test leaves its pool active, as it must: volumes, then the pool and its parts

@@ -4,7 +4,7 @@
 # Time limit: 2400 s
 source "$(dirname "$0")/../lib.sh"
 source "$(dirname "$0")/../containerd_suite.sh"
-[[ -e /dev/zfs ]] || lacking "this kernel has no ZFS (no /dev/zfs)"
+need_zfs
 need_root "zpool"
 make_suite || skip "Debian's golang-go and golang-github-containerd-containerd-dev are not installed"
 if [[ -n ${SHALE_GUEST:-} && -z ${SHALE_TEST_ALL:-} ]]; then # every change of a dataset waits for ZFS's own transactions
