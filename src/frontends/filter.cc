@@ -5,6 +5,7 @@
 #include <re2/re2.h>
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 
 namespace shale::frontends {
@@ -196,37 +197,35 @@ private:
     size_t at_ = 0;
 };
 
-/// The value of a field, nullptr when it is not there.
-const std::string *find(const Selector &selector, const store::SnapshotInfo &info) {
-    static const std::string kinds[] = {"view", "active", "committed"};
+/// The value of a field; nullopt when it is not there.
+std::optional<std::string_view> find(const Selector &selector, const store::SnapshotRow &row) {
+    constexpr std::array<std::string_view, 3> kinds{"view", "active", "committed"};
     switch (selector.field) {
     case Filter::Field::name:
-        return &info.name;
+        return row.name;
     case Filter::Field::parent:
-        return &info.parent;
+        return row.parent;
     case Filter::Field::kind:
-        return &kinds[static_cast<size_t>(info.kind) - 1];
-    case Filter::Field::label: {
-        const auto found = info.labels.find(selector.label);
-        return found == info.labels.end() ? nullptr : &found->second;
-    }
+        return kinds.at(static_cast<size_t>(row.kind) - 1);
+    case Filter::Field::label:
+        return row.labels.find(selector.label);
     case Filter::Field::none:
         break;
     }
-    return nullptr;
+    return std::nullopt;
 }
 
-bool holds(const Selector &selector, const store::SnapshotInfo &info) {
-    const std::string *value = find(selector, info);
+bool holds(const Selector &selector, const store::SnapshotRow &row) {
+    const auto value = find(selector, row);
     switch (selector.op) {
     case Filter::Operator::present:
-        return value != nullptr;
+        return value.has_value();
     case Filter::Operator::equal:
-        return value != nullptr && *value == selector.value;
+        return value == selector.value;
     case Filter::Operator::not_equal:
-        return (value == nullptr ? std::string_view() : *value) != selector.value;
+        return value.value_or("") != selector.value;
     case Filter::Operator::matches:
-        return RE2::PartialMatch(value == nullptr ? std::string_view() : std::string_view(*value), *selector.pattern);
+        return RE2::PartialMatch(value.value_or(""), *selector.pattern);
     }
     return false;
 }
@@ -261,9 +260,9 @@ Result<Filter> Filter::parse(std::span<const std::string> filters) {
     return out;
 }
 
-bool Filter::matches(const store::SnapshotInfo &info) const {
+bool Filter::matches(const store::SnapshotRow &row) const {
     const auto all_hold = [&](const std::vector<Selector> &selectors) {
-        return std::ranges::all_of(selectors, [&](const Selector &one) { return holds(one, info); });
+        return std::ranges::all_of(selectors, [&](const Selector &one) { return holds(one, row); });
     };
     return alternatives_.empty() || std::ranges::any_of(alternatives_, all_hold);
 }

@@ -37,7 +37,7 @@ public:
     /// One of `filters` must hold; none given, or an empty one: all snapshots. InvalidArgument names the position.
     static Result<Filter> parse(std::span<const std::string> filters);
 
-    [[nodiscard]] bool matches(const store::SnapshotInfo &info) const;
+    [[nodiscard]] bool matches(const store::SnapshotRow &row) const;
     /// The only names that can match, when every filter says name==NAME; nullopt: any name may.
     [[nodiscard]] std::optional<std::vector<std::string>> names() const;
 

@@ -9,6 +9,7 @@
 
 #include "containerd/services/snapshots/v1/snapshots.grpc.pb.h"
 #include "frontends/filter.h"
+#include "frontends/list_page.h"
 
 namespace shale::frontends {
 namespace {
@@ -37,32 +38,13 @@ void put(const std::vector<sys::MountSpec> &mounts, google::protobuf::RepeatedPt
     }
 }
 
-void put_time(int64_t unix_ns, google::protobuf::Timestamp *out) {
-    constexpr int64_t second = 1'000'000'000;
-    const int64_t rest = ((unix_ns % second) + second) % second; // of a time before the epoch too
-    out->set_seconds((unix_ns - rest) / second);
-    out->set_nanos(static_cast<int32_t>(rest));
-}
-
-/// About what it takes in a message.
-size_t size_of(const store::SnapshotInfo &info) {
-    size_t out = info.name.size() + info.parent.size() + 64;
-    for (const auto &[key, value] : info.labels)
-        out += key.size() + value.size() + 16;
-    return out;
-}
-
-/// Takes what is in `info`.
-void put(store::SnapshotInfo &info, wire::Info *out) {
-    out->set_name(std::move(info.name));
-    out->set_parent(std::move(info.parent));
-    out->set_kind(static_cast<wire::Kind>(info.kind));
-    put_time(info.created_ns, out->mutable_created_at());
-    put_time(info.updated_ns, out->mutable_updated_at());
-    while (!info.labels.empty()) {
-        auto label = info.labels.extract(info.labels.begin());
-        (*out->mutable_labels())[std::move(label.key())] = std::move(label.mapped());
-    }
+/// Of a Stat or an Update, whose answers are encoded as a list's are.
+template <class Response> void put(const store::SnapshotInfo &info, Response *out) {
+    const std::string labels = store::pack_labels(info.labels);
+    std::string page;
+    append_info({info.name, info.parent, info.kind, info.created_ns, info.updated_ns, store::PackedLabels(labels)},
+                page);
+    out->ParseFromString(page);
 }
 
 // ------------------------------------------------------------------------------------------------ wire to engine
@@ -94,7 +76,13 @@ Result<store::Labels> labels_of(const google::protobuf::Map<std::string, std::st
 
 class Service final : public wire::Snapshots::Service {
 public:
-    Service(store::Snapshots &snapshots, CallObserver observe) : snapshots_(snapshots), observe_(std::move(observe)) {}
+    Service(store::Snapshots &snapshots, CallObserver observe) : snapshots_(snapshots), observe_(std::move(observe)) {
+        // In place of the generated List, whose answers are messages made of objects.
+        constexpr int list = 7; // its number in the service
+        MarkMethodStreamed(
+            list, new grpc::internal::SplitServerStreamingHandler<wire::ListSnapshotsRequest, grpc::ByteBuffer>(
+                      [this](ServerContext *context, ListStream *stream) { return answer(context, stream); }));
+    }
 
     grpc::Status Prepare(ServerContext *, const wire::PrepareSnapshotRequest *request,
                          wire::PrepareSnapshotResponse *response) override {
@@ -148,8 +136,7 @@ public:
                       wire::StatSnapshotResponse *response) override {
         return call(Method::Stat, request->key(), [&]() -> Status {
             TRY(check_key("key", request->key()));
-            auto info = TRY(snapshots_.stat(request->key()));
-            put(info, response->mutable_info());
+            put(TRY(snapshots_.stat(request->key())), response);
             return {};
         });
     }
@@ -163,35 +150,7 @@ public:
             wanted.labels = TRY(labels_of(request->info().labels()));
             const auto &paths = request->update_mask().paths();
             const std::vector<std::string> fields(paths.begin(), paths.end());
-            auto info = TRY(snapshots_.update(wanted, fields));
-            put(info, response->mutable_info());
-            return {};
-        });
-    }
-
-    grpc::Status List(ServerContext *context, const wire::ListSnapshotsRequest *request,
-                      grpc::ServerWriter<wire::ListSnapshotsResponse> *writer) override {
-        return call(Method::List, {}, [&]() -> Status {
-            const auto filter =
-                TRY(Filter::parse(std::vector<std::string>(request->filters().begin(), request->filters().end())));
-            google::protobuf::Arena arena; // a message's parts are freed together
-            wire::ListSnapshotsResponse *batch = nullptr;
-            size_t bytes = 0;
-            const auto send = [&]() -> Status {
-                if (context->IsCancelled() || !writer->Write(*std::exchange(batch, nullptr)))
-                    return fail(Errc::Canceled, "the client went away in the middle of a list");
-                arena.Reset();
-                bytes = 0;
-                return {};
-            };
-            TRY(visit_matches(filter, [&](store::SnapshotInfo &info) -> Status {
-                if (batch == nullptr)
-                    batch = google::protobuf::Arena::CreateMessage<wire::ListSnapshotsResponse>(&arena);
-                bytes += size_of(info);
-                put(info, batch->add_info());
-                return batch->info_size() == static_cast<int>(list_batch) || bytes > list_bytes ? send() : Status();
-            }));
-            if (batch != nullptr) TRY(send());
+            put(TRY(snapshots_.update(wanted, fields)), response);
             return {};
         });
     }
@@ -211,6 +170,27 @@ public:
     }
 
 private:
+    using ListStream = grpc::ServerSplitStreamer<wire::ListSnapshotsRequest, grpc::ByteBuffer>;
+
+    grpc::Status answer(ServerContext *context, ListStream *stream) {
+        return call(Method::List, {}, [&]() -> Status {
+            wire::ListSnapshotsRequest request;
+            if (!stream->Read(&request)) return fail(Errc::InvalidArgument, "the request of a list cannot be read");
+            const auto filter =
+                TRY(Filter::parse(std::vector<std::string>(request.filters().begin(), request.filters().end())));
+            const auto write = [&](const store::SnapshotRow &row, std::string &page) {
+                if (filter.matches(row)) append_info(row, page);
+            };
+            return snapshots_.walk({filter.names(), filter.label(store::ref_label).value_or("")}, write,
+                                   [&](std::string &page) -> Status {
+                                       const grpc::Slice text(page);
+                                       if (!context->IsCancelled() && stream->Write(grpc::ByteBuffer(&text, 1)))
+                                           return {};
+                                       return fail(Errc::Canceled, "the client went away in the middle of a list");
+                                   });
+        });
+    }
+
     /// Every call goes through here: no exception gets into gRPC, and the observer hears of it.
     template <class Body> grpc::Status call(Method method, std::string_view key, Body &&body) {
         const auto begin = std::chrono::steady_clock::now();
@@ -227,23 +207,6 @@ private:
             observe_({method, static_cast<unsigned>(status.error_code()), std::chrono::steady_clock::now() - begin, key,
                       status.error_message()});
         return status;
-    }
-
-    /// `visit` may take its time (a slow reader): walk() holds nothing while it runs.
-    template <class Visit> Status visit_matches(const Filter &filter, Visit &&visit) {
-        const auto if_it_matches = [&](store::SnapshotInfo &info) -> Status {
-            return filter.matches(info) ? visit(info) : Status();
-        };
-        const auto names = filter.names();
-        if (!names) return snapshots_.walk(if_it_matches, filter.label(store::ref_label).value_or(""));
-        for (const std::string &name : *names) {
-            auto info = snapshots_.stat(name);
-            if (info)
-                TRY(if_it_matches(*info));
-            else if (info.error().code() != Errc::NotFound)
-                return std::unexpected(std::move(info).error());
-        }
-        return {};
     }
 
     store::Snapshots &snapshots_;

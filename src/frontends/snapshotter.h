@@ -15,10 +15,8 @@
 namespace shale::frontends {
 
 inline constexpr size_t max_key_bytes = 32'768, max_label_bytes = 4'096;
-inline constexpr size_t list_batch = 100; ///< snapshots in a message of List, as containerd's own server sends them
-/// A message ends after that many bytes, too: clients take 16 MiB at most (containerd's
-/// defaults.DefaultMaxRecvMsgSize).
-inline constexpr size_t list_bytes = size_t{2} << 20U;
+/// A message of List is a page of Snapshots::walk(): with its last row far below the 16 MiB that clients take at most
+/// (containerd's defaults.DefaultMaxRecvMsgSize).
 
 /// A server of the service; `snapshots` outlives it. `observe` is told of every call.
 Result<std::unique_ptr<RpcServer>> serve_snapshots(store::Snapshots &snapshots, CallObserver observe);

@@ -21,9 +21,9 @@ constexpr int format_version = 3;
 constexpr uint64_t id_mark_step = 1024, id_block_max = 64;
 constexpr int busy_timeout_ms = 60'000;
 constexpr size_t idle_readers = 8;
-/// Of the log: where it is written back, as SQLite does by itself; where a transaction does it, should the thread for
-/// that not come to it.
-constexpr int long_log_pages = 1'000, longest_log_pages = 20'000;
+/// Of the log: where the thread for that writes it back (SQLite alone: at 1,000; calls wait for the disk meanwhile, so
+/// that more than one in a hundred would); where a transaction does it, should the thread not come to it.
+constexpr int long_log_pages = 4'000, longest_log_pages = 20'000;
 
 // docs/formats/records.md explains each table.
 constexpr const char *schema = R"sql(

@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <chrono>
 #include <future>
 #include <optional>
@@ -30,13 +29,13 @@
 namespace shale::store {
 namespace {
 
-/// The first is bbolt's largest key, which bounds containerd's own; the last bounds what is read ahead.
-constexpr size_t max_key_bytes = 32'768, page_rows = 500, page_bytes = size_t{4} << 20U;
+/// The first is bbolt's largest key, which bounds containerd's own; the last is how many are looked at within one read.
+constexpr size_t max_key_bytes = 32'768, page_rows = 2'000;
 constexpr std::chrono::seconds cleanup_patience{10};
 /// Others hold a lock as long as they make or remove one layer; gc holds its own for its sweep.
 constexpr std::chrono::seconds lock_patience{60};
 
-/// In the order that read_info() knows; a list asks for no more than it shows, for every column takes time.
+/// In the order that look_at() knows; a list asks for no more than it shows, for every column takes time.
 std::string select_info(std::string_view where, std::string_view more_columns = {}) {
     return fmt::format("SELECT s.id, s.name, s.kind, p.name, s.created_ns, s.updated_ns, s.labels{} FROM snapshots s "
                        "LEFT JOIN snapshots p ON p.id = s.parent {}",
@@ -45,31 +44,6 @@ std::string select_info(std::string_view where, std::string_view more_columns = 
 /// In the order that read_row() knows.
 std::string select_row(std::string_view where) {
     return select_info(where, ", s.layer, s.parent, p.layer, s.bytes, s.inodes");
-}
-
-/// Each text as its length, a colon, and itself: whatever is in it.
-std::string write_labels(const Labels &labels) {
-    std::string out;
-    for (const auto &[key, value] : labels)
-        fmt::format_to(std::back_inserter(out), "{}:{}{}:{}", key.size(), key, value.size(), value);
-    return out;
-}
-
-Labels read_labels(std::string_view text) {
-    Labels out;
-    auto take = [&](std::string &into) {
-        size_t size = 0;
-        const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), size);
-        const auto begin = static_cast<size_t>(end - text.data()) + 1;
-        if (bad != std::errc{} || begin > text.size() || *end != ':' || size > text.size() - begin) return false;
-        into = text.substr(begin, size);
-        text.remove_prefix(begin + size);
-        return true;
-    };
-    std::string key, value;
-    while (!text.empty() && take(key) && take(value))
-        out.insert_or_assign(std::move(key), std::move(value));
-    return out;
 }
 
 Status check_key(std::string_view what, std::string_view key) {
@@ -98,15 +72,18 @@ struct Row {
     SnapshotInfo info;
 };
 
-SnapshotInfo read_info(const Statement &row) {
-    return {row.text(1),    row.text(3),    static_cast<SnapshotKind>(row.integer(2)),
-            row.integer(4), row.integer(5), read_labels(row.view(6))};
+/// Until the next step.
+SnapshotRow look_at(const Statement &row) {
+    return {row.view(1),    row.view(3),    static_cast<SnapshotKind>(row.integer(2)),
+            row.integer(4), row.integer(5), PackedLabels(row.view(6))};
 }
 
 Row read_row(const Statement &row) {
     Row out;
     out.id = row.count(0);
-    out.info = read_info(row);
+    const SnapshotRow info = look_at(row);
+    out.info = {std::string(info.name), std::string(info.parent), info.kind,
+                info.created_ns,        info.updated_ns,          info.labels.unpack()};
     if (!row.is_null(7)) out.layer = row.id(7);
     if (!row.is_null(8)) out.parent = row.count(8);
     if (!row.is_null(9)) out.parent_layer = row.id(9);
@@ -143,7 +120,10 @@ public:
     Status commit(const std::string &name, const std::string &key, const Labels &labels, const std::string &parent);
     Status remove(const std::string &key);
     Result<SnapshotInfo> update(const SnapshotInfo &info, std::span<const std::string> fields);
-    Status walk(const std::function<Status(SnapshotInfo &)> &visit, std::string_view ref);
+    using Write = std::function<void(const SnapshotRow &, std::string &)>;
+    using Send = std::function<Status(std::string &)>;
+    Status walk(std::string_view ref, const Write &write, const Send &send);
+    Status walk_names(const std::vector<std::string> &names, const Write &write, const Send &send);
     Result<drivers::Usage> usage(const std::string &key);
     Result<Counts> counts();
     UpkeepCounts upkeep() { return upkeep_.counts(); }
@@ -203,7 +183,7 @@ Status Snapshots::Impl::insert(Records::Transaction &tx, const Row &row, bool sy
         put.bind_null();
     }
     put.bind(row.info.created_ns).bind(row.info.updated_ns).bind(ref_of(row.info.labels));
-    put.bind(std::string_view(write_labels(row.info.labels)));
+    put.bind(std::string_view(pack_labels(row.info.labels)));
     if (row.usage)
         put.bind(row.usage->bytes).bind(row.usage->inodes);
     else
@@ -444,21 +424,21 @@ Result<SnapshotInfo> Snapshots::Impl::update(const SnapshotInfo &info, std::span
     std::erase_if(labels, [](const auto &label) { return label.second.empty(); });
     auto put = TRY(tx.prepare("UPDATE snapshots SET labels = ?, ref = ?, updated_ns = ? WHERE id = ?"));
     row.info.updated_ns = store_.now_ns();
-    put.bind(std::string_view(write_labels(labels))).bind(ref_of(labels)).bind(row.info.updated_ns);
+    put.bind(std::string_view(pack_labels(labels))).bind(ref_of(labels)).bind(row.info.updated_ns);
     TRY(put.bind(row.id).run());
     TRY(tx.commit());
     row.info.labels = std::move(labels);
     return row.info;
 }
 
-Status Snapshots::Impl::walk(const std::function<Status(SnapshotInfo &)> &visit, std::string_view ref) {
+Status Snapshots::Impl::walk(std::string_view ref, const Write &write, const Send &send) {
     // By number: as the rows lie in the file, and a commit in the meantime, which changes the name, makes no snapshot
     // appear twice or not at all. "ref <> ''" is the condition of the index.
     const std::string rows_after =
         select_info(ref.empty() ? "WHERE s.id > ?1 ORDER BY s.id LIMIT ?2"
                                 : "WHERE s.id > ?1 AND s.ref = ?3 AND s.ref <> '' ORDER BY s.id LIMIT ?2");
     struct Page {
-        std::vector<SnapshotInfo> infos;
+        std::string text;
         uint64_t last = 0; ///< number
         bool more = false; ///< perhaps
     };
@@ -467,25 +447,37 @@ Status Snapshots::Impl::walk(const std::function<Status(SnapshotInfo &)> &visit,
         rows.bind(after).bind(static_cast<int64_t>(page_rows));
         if (!ref.empty()) rows.bind(ref);
         Page page{{}, after};
-        size_t bytes = 0;
-        while (!page.more && TRY(rows.step())) {
+        for (size_t seen = 1; !page.more && TRY(rows.step()); ++seen) {
             page.last = rows.count(0);
-            page.infos.push_back(read_info(rows));
-            bytes += rows.view(1).size() + rows.view(3).size() + rows.view(6).size();
-            page.more = page.infos.size() == page_rows || bytes > page_bytes;
+            write(look_at(rows), page.text);
+            page.more = seen == page_rows || page.text.size() > page_bytes;
         }
         return page;
     };
     Page page = TRY(read_page(0));
     for (;;) {
-        // The next is read while this one is looked at, or after that when there is no thread to be had.
+        // The next is read while this one is sent, or after that when there is no thread to be had.
         std::future<Result<Page>> next;
         if (page.more) next = std::async(std::launch::async | std::launch::deferred, read_page, page.last);
-        for (SnapshotInfo &info : page.infos)
-            TRY(visit(info));
+        if (!page.text.empty()) TRY(send(page.text));
         if (!next.valid()) return {};
         page = TRY(next.get());
     }
+}
+
+Status Snapshots::Impl::walk_names(const std::vector<std::string> &names, const Write &write, const Send &send) {
+    std::string page;
+    for (const std::string &name : names) {
+        {
+            auto row = TRY(store_.records_->prepare(select_info("WHERE s.name = ?")));
+            if (TRY(row.bind(std::string_view(name)).step())) write(look_at(row), page);
+        }
+        if (page.size() > page_bytes) {
+            TRY(send(page));
+            page.clear();
+        }
+    }
+    return page.empty() ? Status() : send(page);
 }
 
 Result<drivers::Usage> Snapshots::Impl::usage(const std::string &key) {
@@ -568,8 +560,9 @@ Result<SnapshotInfo> Snapshots::stat(const std::string &key) {
 Result<SnapshotInfo> Snapshots::update(const SnapshotInfo &info, std::span<const std::string> fields) {
     return impl_->update(info, fields);
 }
-Status Snapshots::walk(const std::function<Status(SnapshotInfo &)> &visit, std::string_view ref) {
-    return impl_->walk(visit, ref);
+Status Snapshots::walk(const Selection &which, const std::function<void(const SnapshotRow &, std::string &page)> &write,
+                       const std::function<Status(std::string &page)> &send) {
+    return which.names ? impl_->walk_names(*which.names, write, send) : impl_->walk(which.ref, write, send);
 }
 Result<drivers::Usage> Snapshots::usage(const std::string &key) {
     return impl_->usage(key);

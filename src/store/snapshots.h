@@ -14,8 +14,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +23,7 @@
 
 #include "base/error.h"
 #include "drivers/driver.h"
+#include "store/labels.h"
 #include "store/store.h"
 #include "store/upkeep.h"
 
@@ -31,7 +32,6 @@ namespace shale::store {
 /// Numbers as on the wire.
 enum class SnapshotKind : uint8_t { view = 1, active = 2, committed = 3 };
 
-using Labels = std::map<std::string, std::string, std::less<>>;
 inline constexpr std::string_view ref_label = "containerd.io/snapshot.ref";
 
 struct SnapshotInfo {
@@ -40,6 +40,13 @@ struct SnapshotInfo {
     SnapshotKind kind = SnapshotKind::active;
     int64_t created_ns = 0, updated_ns = 0; ///< since the epoch
     Labels labels;
+};
+/// The same, looked at where it lies.
+struct SnapshotRow {
+    std::string_view name, parent;
+    SnapshotKind kind = SnapshotKind::active;
+    int64_t created_ns = 0, updated_ns = 0;
+    PackedLabels labels;
 };
 
 class Snapshots {
@@ -72,10 +79,18 @@ public:
     /// Labels change, and updated_ns; nothing else ever does. `fields`: "labels" (all replaced) or "labels.KEY" (empty
     /// or missing value: deleted); none = all labels. Another field is InvalidArgument.
     Result<SnapshotInfo> update(const SnapshotInfo &info, std::span<const std::string> fields);
-    /// All, in the order in which they were made; `visit` may call this object and take what is in the info, and ends
-    /// the walk with an error.
-    /// `ref` not empty: only those whose label containerd.io/snapshot.ref it is, without looking at the others.
-    Status walk(const std::function<Status(SnapshotInfo &)> &visit, std::string_view ref = {});
+    /// Which ones are looked at, and no others are touched.
+    struct Selection {
+        std::optional<std::vector<std::string>> names; ///< those that are there; nullopt: any
+        std::string ref;                               ///< the label containerd.io/snapshot.ref; empty: any
+    };
+    /// Page by page, in the order in which they were made, or of the names. `write` appends what it has to say of each
+    /// to its page's text; it is called within a read, from any thread, and must not call this object. `send` gets each
+    /// page in which something was said: it may call this object and take its time, for nothing is held meanwhile but
+    /// the next page, and an error of its ends the walk. A page ends with the row that takes it beyond page_bytes.
+    static constexpr size_t page_bytes = size_t{256} << 10U;
+    Status walk(const Selection &which, const std::function<void(const SnapshotRow &, std::string &page)> &write,
+                const std::function<Status(std::string &page)> &send);
     struct Counts {
         uint64_t views = 0, active = 0, committed = 0;
         uint64_t unsynced = 0;          ///< committed, and not on stable storage yet

@@ -22,13 +22,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (filter.error().code() != Errc::InvalidArgument || filter.error().text().empty()) std::abort();
         return 0;
     }
-    store::SnapshotInfo info;
-    info.name = "default/1/sha256:0123 name";
-    info.parent = "base";
-    info.kind = store::SnapshotKind::committed;
-    info.labels = {{"l", "2"}, {"containerd.io/snapshot.ref", "sha256:0123"}};
-    const bool matches = filter->matches(info);
+    static const std::string labels = store::pack_labels({{"l", "2"}, {"containerd.io/snapshot.ref", "sha256:0123"}});
+    const store::SnapshotRow row{"default/1/sha256:0123 name", "base", store::SnapshotKind::committed, 0, 0,
+                                 store::PackedLabels(labels)};
+    const bool matches = filter->matches(row);
     const auto names = filter->names();
-    if (matches && names && !std::ranges::binary_search(*names, info.name)) std::abort();
+    if (matches && names && !std::ranges::binary_search(*names, row.name)) std::abort();
     return 0;
 }
