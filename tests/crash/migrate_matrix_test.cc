@@ -4,7 +4,7 @@
 // migration can be ended, or rolled back, and the container's tree is what it was.
 //
 // A migration has some hundred steps, each trial two stores: of a long run every n-th step is tried, of each driver
-// others. SHALE_TEST_ALL=1 tries all.
+// others. SHALE_TEST_STRIDE=1 tries all.
 #include "store/migrate.h"
 
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ std::string partner_of(const std::string &from, const World &world) {
     std::vector<std::string> others(at, names.end());
     others.insert(others.end(), names.begin(), at);
     for (const auto &to : others) {
-        if (driver_of(to) == driver_of(from) || !cannot_run_matrix(to).empty()) continue;
+        if (driver_of(to) == driver_of(from) || !cannot_test(to).empty()) continue;
         const std::string root = world / "probe/" + driver_of(to);
         std::filesystem::create_directories(root);
         const auto driver = drivers::find_driver(driver_of(to)).value()->open(root, options_of(to, root));
@@ -48,7 +48,7 @@ protected:
     void SetUp() override {
         from_ = std::get<0>(GetParam());
         phase_ = std::get<1>(GetParam());
-        if (const auto why = cannot_run_matrix(from_); !why.empty()) GTEST_SKIP() << why;
+        if (const auto why = cannot_test(from_); !why.empty()) GTEST_SKIP() << why;
         world_.emplace(from_);
         to_ = partner_of(from_, *world_);
         if (to_.empty()) GTEST_SKIP() << "no other driver works where " << from_ << " does";
@@ -154,14 +154,6 @@ protected:
         expect_promise(true, "undisturbed");
         end();
     }
-    [[nodiscard]] static unsigned stride_of(unsigned steps) {
-        return (std::getenv("SHALE_TEST_ALL") != nullptr ? 1 : std::max(1U, steps / trials)) * step_stride();
-    }
-    /// Where to begin, so that drivers together try more steps than one.
-    [[nodiscard]] unsigned first_of(unsigned stride) const {
-        const auto names = driver_names();
-        return 1 + static_cast<unsigned>(std::ranges::find(names, from_) - names.begin()) % stride;
-    }
 
     std::optional<World> world_;
     std::string from_, to_, root_, new_root_;
@@ -176,9 +168,9 @@ protected:
 TEST_P(MigrateMatrix, KilledItLosesNothing) {
     CountSteps steps;
     count(steps);
-    const unsigned stride = stride_of(steps.changes);
+    const auto [first, distance] = stride_of(from_, steps.changes, trials);
     int tried = 0;
-    for (unsigned step = first_of(stride); !HasFailure(); step += stride) {
+    for (unsigned step = first; !HasFailure(); step += distance) {
         begin();
         const int status = status_of_child([&] {
             KillAt hook(step);
@@ -201,9 +193,9 @@ TEST_P(MigrateMatrix, KilledItLosesNothing) {
 TEST_P(MigrateMatrix, FailingItLosesNothing) {
     CountSteps steps;
     count(steps);
-    const unsigned stride = stride_of(steps.calls);
+    const auto [first, distance] = stride_of(from_, steps.calls, trials);
     int tried = 0;
-    for (unsigned step = first_of(stride); !HasFailure(); step += stride) {
+    for (unsigned step = first; !HasFailure(); step += distance) {
         const int error = tried % 2 == 0 ? ENOSPC : EIO;
         const std::string what = "with error " + std::to_string(error) + " at call " + std::to_string(step);
         begin();
@@ -232,15 +224,8 @@ std::string name_of(const testing::TestParamInfo<MigrateMatrix::ParamType> &info
     return driver + std::string(what) + (in_place ? "_in_place" : "");
 }
 
-/// Not those on a device: it lies outside of the store's directory, which is what a trial copies.
-std::vector<std::string> names() {
-    auto out = driver_names();
-    std::erase_if(out, [](const std::string &name) { return name.find("_direct") != std::string::npos; });
-    return out;
-}
-
 INSTANTIATE_TEST_SUITE_P(All, MigrateMatrix,
-                         testing::Combine(testing::ValuesIn(names()),
+                         testing::Combine(testing::ValuesIn(driver_names()),
                                           testing::Values(Phase::start, Phase::finish, Phase::rollback),
                                           testing::Bool()),
                          name_of);

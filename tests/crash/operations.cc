@@ -66,15 +66,22 @@ Status import_next(store::Store &store, const World &world) {
 
 } // namespace
 
-unsigned step_stride() {
+Stride stride_of(std::string_view driver, unsigned steps, unsigned trials) {
 #ifdef __SANITIZE_THREAD__
     constexpr unsigned whole = 9;
 #else
     constexpr unsigned whole = 1;
 #endif
-    const unsigned usual = std::getenv("SHALE_GUEST") != nullptr ? 499 : whole;
-    const char *wanted = std::getenv("SHALE_TEST_STRIDE");
-    return wanted != nullptr ? std::max(whole, static_cast<unsigned>(std::strtoul(wanted, nullptr, 10))) : usual;
+    constexpr unsigned in_guest = 4;
+    if (std::getenv("SHALE_GUEST") != nullptr) trials = trials == 0 ? in_guest : std::min(trials, in_guest);
+    Stride out{1, whole};
+    if (trials != 0) out.step = std::max(1U, steps / trials) * whole;
+    if (const char *wanted = std::getenv("SHALE_TEST_STRIDE"))
+        out.step = std::max(1U, static_cast<unsigned>(std::strtoul(wanted, nullptr, 10)));
+    const auto names = driver_names();
+    const auto place = static_cast<size_t>(std::ranges::find(names, driver) - names.begin());
+    out.first += static_cast<unsigned>((place + 1) * out.step / (names.size() + 1));
+    return out;
 }
 
 const std::vector<Operation> &operations() {

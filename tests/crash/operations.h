@@ -10,10 +10,16 @@
 
 namespace shale::test {
 
-/// Of the matrices' steps every n-th is tried. All of them, but under the thread sanitizer, where a step is 20 times
-/// slower and races do not depend on it, in a guest (an emulated processor), and where $SHALE_TEST_STRIDE says
-/// otherwise.
-unsigned step_stride();
+/// Of a matrix' steps the first that is tried, and how far from one to the next.
+struct Stride {
+    unsigned first = 1;
+    unsigned step = 1;
+};
+/// For a run that has `steps` of them, where `trials` (0: all) are enough. Fewer are tried under the thread sanitizer,
+/// where a step is 20 times slower and races do not depend on it, and in a guest, where it takes seconds; they are
+/// spread over the whole run, and each driver begins with another one. $SHALE_TEST_STRIDE says how far apart, whatever
+/// the rest says.
+Stride stride_of(std::string_view driver, unsigned steps, unsigned trials = 0);
 
 struct Operation {
     std::string name;

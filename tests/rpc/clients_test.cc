@@ -284,7 +284,7 @@ private:
 class Clients : public testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
-        if (const auto why = cannot_run_matrix(GetParam()); !why.empty()) GTEST_SKIP() << why;
+        if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
         shaled_.emplace(std::vector<std::string>{SHALE_SHALED, "--root", world_ / "root", "--driver", GetParam(),
                                                  "--listen", world_ / "sock"},
                         world_ / "log");
