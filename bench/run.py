@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures shale beside its floors and its peers, in turns on the same file system; prints tables, writes JSON.
 
-usage: run.py [--dir DIR] [--images DIR] [--runs N] [--only import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc] [--cases A-gz,...]
-              [--rows erofs,overlayfs] [--peers containerd,podman,umoci | --peers none] [--shale PROGRAM] [--out FILE]
+usage: run.py [--dir DIR] [--images DIR] [--runs N] [--only import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc,guest]
+              [--cases A-gz,...] [--rows erofs,overlayfs] [--peers containerd,podman,umoci | --peers none] [--shale PROGRAM] [--out FILE]
+              [--strict]
 
 Every figure is the median of N runs; the order within a round is the same for all, so that load from elsewhere meets all of them.
 Peak memory is the largest resident set of the process tree's members (containerd: of the daemon).
+What must be kept stands in musts.py; each item judges its own, and a summary ends the run. Exit status 1 with --strict when one was
+missed; what was not measured does not count.
 """
 import argparse
 import contextlib
@@ -21,8 +24,10 @@ import subprocess
 import sys
 import tarfile
 
+from guest import Guest
+from musts import Musts, print_summary
 from rpc import Rpc
-from tools import daemon, daemon_cpu, fresh, memory_mb, own_mounts, remove, run, warm
+from tools import daemon, daemon_cpu, fresh, memory_mb, own_mounts, print_steps, remove, run, warm
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parent
@@ -35,6 +40,7 @@ class Bench:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.images = pathlib.Path(options.images or self.dir / "images")
         self.work = self.dir / "work"
+        self.musts = Musts()
         self.result = {"host": {"kernel": platform.release(), "cpus": os.cpu_count(),
                                 "file_system": subprocess.run(["stat", "-f", "-c", "%T", self.dir], capture_output=True,
                                                               text=True, check=True).stdout.strip()},
@@ -129,6 +135,7 @@ class Bench:
             for name, row in rows.items():
                 ratio = f"{row['wall_s'] / base:8.1f}" if base else ""
                 print(f"  {name:20} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {ratio}")
+            self.musts.judge_and_print("import", {case: rows})
             sys.stdout.flush()
 
     # -------------------------------------------------------------------------------------------------------- drivers
@@ -190,6 +197,7 @@ class Bench:
             for name, row in medians.items():
                 space = f"{row['used_mb']:8.0f} {row['inodes']:8.0f}" if "used_mb" in row else ""
                 print(f"  {name:26} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f} {row['wall_s'] / base:8.2f} {space}")
+            self.musts.judge_and_print("drivers", {case: medians})
             sys.stdout.flush()
 
     # ----------------------------------------------------------------------------------------------------- containers
@@ -221,9 +229,10 @@ class Bench:
                 remove(place)
         self.result["containers"] = rows
         print(f"\ncontainers of A: wall s\n  {'':26}" + "".join(f" {driver:>10}" for driver in drivers) + f" {'ratio':>6}")
-        for name, row in rows.items():
-            walls = [statistics.median(s["wall_s"] for s in row[driver]) for driver in drivers]
-            print(f"  {name:26} {walls[0]:10.3f} {walls[1]:10.3f} {walls[1] / walls[0]:6.2f}")
+        walls = {name: {driver: statistics.median(s["wall_s"] for s in row[driver]) for driver in drivers} for name, row in rows.items()}
+        for name, wall in walls.items():
+            print(f"  {name:26} {wall['overlay2']:10.3f} {wall['erofs']:10.3f} {wall['erofs'] / wall['overlay2']:6.2f}")
+        self.musts.judge_and_print("containers", walls)
         sys.stdout.flush()
 
     def at(self, driver, *arguments, **keywords):
@@ -243,9 +252,12 @@ class Bench:
             remove(self.work / "store")
         self.result["migrate"] = rows
         walls = {name: statistics.median(s["wall_s"] for s in all_) for name, all_ in rows.items()}
+        walls["both"] = statistics.median(copy["wall_s"] + finish["wall_s"] for copy, finish in
+                                          zip(rows["migrate --to btrfs"], rows["migrate --finish"]))
         print(f"\nmigrate of A\n  {'':26} {'wall s':>8} {'x import':>8}")
         for name, wall in walls.items():
             print(f"  {name:26} {wall:8.2f} {wall / walls['import by btrfs']:8.2f}")
+        self.musts.judge_and_print("migrate", walls)
         sys.stdout.flush()
 
     # --------------------------------------------------------------------------------------------------------- floors
@@ -301,27 +313,18 @@ class Bench:
             samples.append(json.loads(run([str(program), scratch, str(image), str(count)], stdout=subprocess.PIPE)[1]))
             remove(scratch)
         self.result[key] = samples
-        print(f"\n{key}: {samples[0]['layers']} lower layers, {count} containers, {samples[0]['driver']}; us, median (99 %)\n"
-              f"  {'':10} {'floor':>16} {'shale':>16} {'ratio':>6}")
-        for step in ("create", "mount", "unmount", "remove", "sum"):
-            cells, medians = [], []
-            for side in ("floor", "shale"):
-                if step == "sum":
-                    medians.append(statistics.median(s[side]["sum_of_medians_us"] for s in samples))
-                    cells.append(f"{medians[-1]:.0f}")
-                else:
-                    medians.append(statistics.median(s[side][step]["median_us"] for s in samples))
-                    cells.append(f"{medians[-1]:.0f} ({statistics.median(s[side][step]['p99_us'] for s in samples):.0f})")
-            print(f"  {step:10} {cells[0]:>16} {cells[1]:>16} {medians[1] / max(medians[0], 1):6.2f}")
+        print(f"\n{key}: {samples[0]['layers']} lower layers, {count} containers, {samples[0]['driver']}; us, median (99 %)")
+        print_steps(samples, ("create", "mount", "unmount", "remove", "sum"))
         sys.stdout.flush()
 
-    def depth(self):
-        image = self.images / "D-gz.tar"
+    def tiny_image(self, letter, count):
+        """An image of `count` tiny layers, made when it is not there."""
+        image = self.images / f"{letter}-gz.tar"
         if not image.exists():
-            layers = self.images / "layers" / "D"
-            subprocess.run([HERE / "mkimage.py", "tiny", "499", layers], check=True)
-            subprocess.run([HERE / "mkimage.py", "oci", "bench-d:gz", image, "gzip", *sorted(layers.glob("*.tar"))], check=True)
-        self.lifecycle("depth", image, 50)
+            layers = self.images / "layers" / letter
+            subprocess.run([HERE / "mkimage.py", "tiny", str(count), layers], check=True)
+            subprocess.run([HERE / "mkimage.py", "oci", f"bench-{letter.lower()}:gz", image, "gzip", *sorted(layers.glob("*.tar"))], check=True)
+        return image
 
     # --------------------------------------------------------------------------------------------------------- commit
     def commit(self):
@@ -369,13 +372,14 @@ def main():
     parser.add_argument("--dir", default="/var/tmp/shale-bench")
     parser.add_argument("--images")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc")
+    parser.add_argument("--only", default="import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc,guest")
     parser.add_argument("--cases", default="A-gz,A-zst,B-gz,C-gz")
     parser.add_argument("--rows", help="of `drivers`: only the rows with one of these words in their names")
     parser.add_argument("--peers", default="containerd,podman,umoci")
     parser.add_argument("--shale", default=str(next((p for p in (REPO / "build/bench/shale", REPO / "build/release/shale") if p.exists()),
                                                     REPO / "build/bench/shale")))
     parser.add_argument("--out", default=str(REPO / "bench/out/result.json"))
+    parser.add_argument("--strict", action="store_true", help="exit status 1 when a must was missed")
     options = parser.parse_args()
     own_mounts()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every finally
@@ -392,11 +396,13 @@ def main():
                 case "lifecycle":
                     bench.lifecycle("lifecycle", bench.images / "A-gz.tar", 300)
                 case "depth":
-                    bench.depth()
+                    bench.lifecycle("depth", bench.tiny_image("D", 499), 50)
                 case "commit":
                     bench.commit()
                 case "rpc":
                     Rpc(bench).measure()
+                case "guest":
+                    Guest(bench).measure()
                 case "drivers":
                     bench.drivers()
                 case "containers":
@@ -407,9 +413,13 @@ def main():
                     parser.error(f"--only: there is no '{item}'")
     finally:
         remove(bench.work)
+        verdicts = bench.result["musts"] = bench.musts.all_of(wanted)
         os.makedirs(os.path.dirname(options.out), exist_ok=True)
         pathlib.Path(options.out).write_text(json.dumps(bench.result, indent=1) + "\n")
+    print_summary(verdicts)
     print(f"\nwritten: {options.out}")
+    if options.strict and any(verdict["kept"] is False for verdict in verdicts):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

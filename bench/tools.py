@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the items of run.py share: running a program and counting what it took, scratch file systems, daemons."""
+"""What the items of run.py share: running a program and counting what it took, scratch file systems, daemons, the table of steps."""
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -96,6 +97,24 @@ def memory_mb(pid, field):
     """VmRSS (now) or VmHWM (the most ever)."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field + ":"))
+
+
+def print_steps(samples, steps):
+    """A table of what bench/lifecycle measured, medians over the samples; its last rows may be "sum" (of the steps' medians) or "mean"
+    (of the steps' means: what a container took, all in all)."""
+    sums = {"sum": "sum_of_medians_us", "mean": "sum_of_means_us"}
+    print(f"  {'':10} {'floor':>16} {'shale':>16} {'ratio':>6}")
+    for step in steps:
+        cells, medians = {"floor": "", "shale": ""}, {}
+        for side in cells:
+            if step in sums:
+                medians[side] = statistics.median(s[side][sums[step]] for s in samples)
+                cells[side] = f"{medians[side]:.0f}"
+            elif step in samples[0][side]:
+                medians[side] = statistics.median(s[side][step]["median_us"] for s in samples)
+                cells[side] = f"{medians[side]:.0f} ({statistics.median(s[side][step]['p99_us'] for s in samples):.0f})"
+        ratio = f"{medians['shale'] / max(medians['floor'], 1):6.2f}" if len(medians) == 2 else ""
+        print(f"  {step:10} {cells['floor']:>16} {cells['shale']:>16} {ratio}".rstrip())
 
 
 def own_mounts():
