@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "frontends/list_page.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace shale::frontends {
@@ -19,22 +20,28 @@ size_t bytes_size(size_t bytes) {
     return 1 + varint_size(bytes) + bytes;
 }
 
-void put_varint(uint64_t value, std::string &out) {
-    for (; value >= 0x80; value >>= 7U)
-        out += static_cast<char>(value | 0x80U);
-    out += static_cast<char>(value);
-}
-void put_tag(uint32_t field, uint32_t type, std::string &out) {
-    out += static_cast<char>(field << 3U | type);
-}
-void put_length(uint32_t field, size_t bytes, std::string &out) {
-    put_tag(field, bytes_type, out);
-    put_varint(bytes, out);
-}
-void put_text(uint32_t field, std::string_view text, std::string &out) {
-    put_length(field, text.size(), out);
-    out += text;
-}
+/// Writes where there is room for it.
+class Pen {
+public:
+    explicit Pen(char *at) : at_(at) {}
+    void varint(uint64_t value) {
+        for (; value >= 0x80; value >>= 7U)
+            *at_++ = static_cast<char>(value | 0x80U);
+        *at_++ = static_cast<char>(value);
+    }
+    void tag(uint32_t field, uint32_t type) { *at_++ = static_cast<char>(field << 3U | type); }
+    void length(uint32_t field, size_t bytes) {
+        tag(field, bytes_type);
+        varint(bytes);
+    }
+    void text(uint32_t field, std::string_view text) {
+        length(field, text.size());
+        at_ = std::ranges::copy(text, at_).out;
+    }
+
+private:
+    char *at_;
+};
 
 /// A google.protobuf.Timestamp. Zeros are not written.
 struct Time {
@@ -47,10 +54,10 @@ struct Time {
     [[nodiscard]] size_t size() const {
         return (seconds == 0 ? 0 : 1 + varint_size(seconds)) + (nanos == 0 ? 0 : 1 + varint_size(nanos));
     }
-    void put(uint32_t field, std::string &out) const {
-        put_length(field, size(), out);
-        if (seconds != 0) put_tag(1, varint_type, out), put_varint(seconds, out);
-        if (nanos != 0) put_tag(2, varint_type, out), put_varint(nanos, out);
+    void put(uint32_t field, Pen &pen) const {
+        pen.length(field, size());
+        if (seconds != 0) pen.tag(1, varint_type), pen.varint(seconds);
+        if (nanos != 0) pen.tag(2, varint_type), pen.varint(nanos);
     }
     uint64_t seconds, nanos;
 };
@@ -67,17 +74,22 @@ void append_info(const store::SnapshotRow &row, std::string &out) {
     if (!row.parent.empty()) size += bytes_size(row.parent.size());
     row.labels.each([&](std::string_view key, std::string_view value) { size += bytes_size(label_size(key, value)); });
 
-    put_length(1, size, out);
-    put_text(1, row.name, out);
-    if (!row.parent.empty()) put_text(2, row.parent, out);
-    put_tag(3, varint_type, out);
-    put_varint(static_cast<uint64_t>(row.kind), out);
-    created.put(4, out);
-    updated.put(5, out);
-    row.labels.each([&](std::string_view key, std::string_view value) {
-        put_length(6, label_size(key, value), out);
-        put_text(1, key, out);
-        put_text(2, value, out);
+    const size_t before = out.size();
+    out.resize_and_overwrite(before + bytes_size(size), [&](char *text, size_t all) {
+        Pen pen(text + before);
+        pen.length(1, size);
+        pen.text(1, row.name);
+        if (!row.parent.empty()) pen.text(2, row.parent);
+        pen.tag(3, varint_type);
+        pen.varint(static_cast<uint64_t>(row.kind));
+        created.put(4, pen);
+        updated.put(5, pen);
+        row.labels.each([&](std::string_view key, std::string_view value) {
+            pen.length(6, label_size(key, value));
+            pen.text(1, key);
+            pen.text(2, value);
+        });
+        return all;
     });
 }
 

@@ -47,6 +47,15 @@ template <class Response> void put(const store::SnapshotInfo &info, Response *ou
     out->ParseFromString(page);
 }
 
+/// Without a copy.
+grpc::Slice slice_of(std::string &&text) {
+    auto owned = std::make_unique<std::string>(std::move(text));
+    const grpc::Slice out(
+        owned->data(), owned->size(), [](void *string) { delete static_cast<std::string *>(string); }, owned.get());
+    (void)owned.release();
+    return out;
+}
+
 // ------------------------------------------------------------------------------------------------ wire to engine
 
 Status check_key(std::string_view what, const std::string &key) {
@@ -183,7 +192,7 @@ private:
             };
             return snapshots_.walk({filter.names(), filter.label(store::ref_label).value_or("")}, write,
                                    [&](std::string &page) -> Status {
-                                       const grpc::Slice text(page);
+                                       const grpc::Slice text = slice_of(std::move(page));
                                        if (!context->IsCancelled() && stream->Write(grpc::ByteBuffer(&text, 1)))
                                            return {};
                                        return fail(Errc::Canceled, "the client went away in the middle of a list");
