@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/limits.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -52,6 +53,14 @@ timespec time_of(const Entry &entry) {
 /// Attributes that are the host's to give: overlay's own marks, labels and measurements of security modules.
 bool is_host_key(std::string_view key) {
     return !is_layer_xattr(key);
+}
+
+/// What the kernel takes (security/commoncap.c, validheader): revision 2 of 20 bytes, revision 3 of 24, little-endian.
+/// Asked here, for an image is written past the kernel.
+bool is_capability(std::string_view value) {
+    if (value.size() < 4) return false;
+    const char revision = value[3];
+    return (revision == 2 && value.size() == 20) || (revision == 3 && value.size() == 24);
 }
 
 } // namespace
@@ -317,6 +326,12 @@ Status Extractor::node(const Entry &entry) {
 
 Status Extractor::xattrs(const Entry &entry, int dir, const char *name) {
     for (const auto &[key, value] : entry.xattrs) {
+        if (key.size() > XATTR_NAME_MAX || value.size() > XATTR_SIZE_MAX)
+            return fail(Errc::InvalidArgument,
+                        fmt::format("an attribute with a name of {} and a value of {} bytes, the most is {} and {}",
+                                    key.size(), value.size(), XATTR_NAME_MAX, XATTR_SIZE_MAX));
+        if (key == "security.capability" && !is_capability(value))
+            return fail(Errc::InvalidArgument, "the attribute security.capability is no set of capabilities");
         if (is_host_key(key)) {
             ++report_.skipped_xattrs;
             warn(

@@ -12,6 +12,7 @@
 
 #include "archive/decompress.h"
 #include "archive/tar.h"
+#include "archive/tree_walk.h"
 #include "drivers/common.h"
 #include "sys/fs.h"
 
@@ -68,23 +69,6 @@ struct Stated {
     std::vector<std::pair<std::string, std::string>> xattrs;
 };
 
-std::string clean(std::string_view path) {
-    std::string out;
-    while (!path.empty()) {
-        const auto slash = path.find('/');
-        const auto part = path.substr(0, slash);
-        path = slash == std::string_view::npos ? std::string_view() : path.substr(slash + 1);
-        if (part.empty() || part == ".") continue;
-        if (part == "..") {
-            out.erase(out.rfind('/') == std::string::npos ? 0 : out.rfind('/'));
-            continue;
-        }
-        if (!out.empty()) out += '/';
-        out += part;
-    }
-    return out;
-}
-
 mode_t file_type(archive::EntryType type) {
     using enum archive::EntryType;
     switch (type) {
@@ -115,6 +99,13 @@ public:
     TreeComparison finish();
 
 private:
+    /// Where the archive means at this point: without "." and "..", through its own symlinks so far (the last component
+    /// is itself). Those of the parents are followed when the tree is looked at.
+    [[nodiscard]] std::string resolve(std::string_view path) const;
+    [[nodiscard]] bool states_below(const std::string &path) const {
+        const auto next = stated_.upper_bound(path + "/");
+        return next != stated_.end() && next->first.starts_with(path + "/");
+    }
     Status compare(const std::string &path, const Stated &stated);
     void differs(const std::string &path, std::string what);
 
@@ -128,17 +119,42 @@ private:
     uint64_t more_ = 0;
 };
 
+std::string Comparison::resolve(std::string_view path) const {
+    constexpr int most = 40; // as in the kernel; extraction refuses more
+    std::string out, left(path);
+    for (int links = 0; !left.empty();) {
+        const auto slash = left.find('/');
+        const std::string part = left.substr(0, slash);
+        left = slash == std::string::npos ? std::string() : left.substr(slash + 1);
+        if (part.empty() || part == ".") continue;
+        if (part == "..") {
+            out.erase(out.rfind('/') == std::string::npos ? 0 : out.rfind('/'));
+            continue;
+        }
+        const std::string here = out.empty() ? part : out + "/" + part;
+        const auto stated = stated_.find(here);
+        const bool is_link = stated != stated_.end() && stated->second.type == archive::EntryType::symlink;
+        if (!is_link || left.find_first_not_of('/') == std::string::npos || ++links > most) {
+            out = here;
+            continue;
+        }
+        if (stated->second.link.starts_with('/')) out.clear();
+        left = stated->second.link + "/" + left;
+    }
+    return out;
+}
+
 void Comparison::state(const archive::Entry &entry, const Digest &content) {
-    const std::string path = clean(entry.path);
+    const std::string path = resolve(entry.path);
+    if (("/" + path).find("/.wh..wh.") != std::string::npos) return; // opaque, or what AUFS kept for itself
     const auto slash = path.rfind('/');
     const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-    if (name.starts_with(".wh.")) {
-        if (!name.starts_with(".wh..wh."))
-            deleted_.push_back(path.substr(0, path.size() - name.size()) + name.substr(4));
+    if (name.starts_with(archive::whiteout_prefix)) {
+        deleted_.push_back(path.substr(0, path.size() - name.size()) + name.substr(archive::whiteout_prefix.size()));
         return;
     }
     if (entry.type == archive::EntryType::hard_link) {
-        if (auto target = stated_.find(clean(entry.link)); target != stated_.end()) stated_[path] = target->second;
+        if (auto target = stated_.find(resolve(entry.link)); target != stated_.end()) stated_[path] = target->second;
         return;
     }
     const bool device = entry.type == archive::EntryType::char_device || entry.type == archive::EntryType::block_device;
@@ -197,9 +213,12 @@ Status Comparison::compare(const std::string &path, const Stated &stated) {
         (major(info.st_rdev) != stated.major || minor(info.st_rdev) != stated.minor))
         differs(path, "is another device");
     if (!link)
-        for (const auto &[key, value] : stated.xattrs) {
-            if (key.starts_with("trusted.overlay.") || key.starts_with("user.overlay.")) continue;
-            auto found = sys::get_xattr(opened->get(), "", key.c_str());
+        for (const auto &[key, value] : stated.xattrs) { // but for those that extraction leaves out
+            if (!archive::is_layer_xattr(key)) continue;
+            if (key.starts_with("user.") && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) continue;
+            const auto found = sys::get_xattr(opened->get(), "", key.c_str());
+            if (!found && found.error().sys_errno() == EOPNOTSUPP && key != "security.capability") continue;
+            if (options_.owners == archive::OwnerPolicy::squash && found && !*found) continue;
             if (!found || !*found || **found != value) differs(path, "lacks xattr " + key + " as its layer has it");
         }
     return {};
@@ -209,7 +228,7 @@ Status Comparison::compare_stated() {
     for (const auto &[path, stated] : stated_)
         TRY(compare(path, stated));
     for (const auto &path : deleted_) {
-        if (stated_.contains(path)) continue;
+        if (stated_.contains(path) || states_below(path)) continue;
         if (sys::open_at2(root_, path.c_str(), O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
             differs(path, "exists, its layer deletes it");
     }

@@ -55,9 +55,9 @@ TEST_P(KillMatrix, NothingIsLost) {
     const std::string root = world / "root";
     const unsigned steps = count_steps(operation, world, root, driver);
     if (HasFailure()) return;
-    const auto [first, distance] = stride_of(driver, steps);
+    const auto [first, distance, last] = stride_of(driver, steps);
     unsigned tried = 0;
-    for (unsigned step = first;; step += distance) {
+    for (unsigned step = first; step <= last; step += distance) {
         copy_dir(world / "golden", root);
         const bool killed = run_killed(operation, world, root, driver, step);
         expect_consistent(root, driver, operation, "killed before step " + std::to_string(step));

@@ -168,9 +168,9 @@ protected:
 TEST_P(MigrateMatrix, KilledItLosesNothing) {
     CountSteps steps;
     count(steps);
-    const auto [first, distance] = stride_of(from_, steps.changes, trials);
+    const auto [first, distance, last] = stride_of(from_, steps.changes, trials);
     int tried = 0;
-    for (unsigned step = first; !HasFailure(); step += distance) {
+    for (unsigned step = first; step <= last && !HasFailure(); step += distance) {
         begin();
         const int status = status_of_child([&] {
             KillAt hook(step);
@@ -185,7 +185,7 @@ TEST_P(MigrateMatrix, KilledItLosesNothing) {
         end();
         if (!WIFSIGNALED(status)) break;
     }
-    EXPECT_GT(tried, 1);
+    EXPECT_GT(tried, 0);
     RecordProperty("steps", static_cast<int>(steps.changes));
     RecordProperty("tried", tried);
 }
@@ -193,9 +193,9 @@ TEST_P(MigrateMatrix, KilledItLosesNothing) {
 TEST_P(MigrateMatrix, FailingItLosesNothing) {
     CountSteps steps;
     count(steps);
-    const auto [first, distance] = stride_of(from_, steps.calls, trials);
+    const auto [first, distance, last] = stride_of(from_, steps.calls, trials);
     int tried = 0;
-    for (unsigned step = first; !HasFailure(); step += distance) {
+    for (unsigned step = first; step <= last && !HasFailure(); step += distance) {
         const int error = tried % 2 == 0 ? ENOSPC : EIO;
         const std::string what = "with error " + std::to_string(error) + " at call " + std::to_string(step);
         begin();
@@ -213,7 +213,7 @@ TEST_P(MigrateMatrix, FailingItLosesNothing) {
         end();
         if (!reached) break;
     }
-    EXPECT_GT(tried, 1);
+    EXPECT_GT(tried, 0);
     RecordProperty("calls", static_cast<int>(steps.calls));
     RecordProperty("tried", tried);
 }

@@ -10,10 +10,12 @@
 
 namespace shale::test {
 
-/// Of a matrix' steps the first that is tried, and how far from one to the next.
+/// Of a matrix' steps the first that is tried, how far from one to the next, and none after the last (where all are
+/// tried the run that comes to its end is the last).
 struct Stride {
     unsigned first = 1;
     unsigned step = 1;
+    unsigned last = 0;
 };
 /// For a run that has `steps` of them, where `trials` (0: all) are enough. Fewer are tried under the thread sanitizer,
 /// where a step is 20 times slower and races do not depend on it, and in a guest, where it takes seconds; they are
