@@ -153,8 +153,10 @@ Result<Driver::View> MountedTreeDriver::make_stage(LayerId id) {
     const std::string name = ".shale-stage-" + TRY(sys::random_hex(16));
     TRY(sys::write_file_durably(root_.fd(), stage_mark(id).c_str(), name));
     View stage = TRY(open_volume(TRY(volume_of(id)), Access::read_write));
+    const struct stat root = TRY(sys::stat_at(stage.root.get(), ""));
     TRY(sys::make_dir(stage.root.get(), name.c_str(), 0755));
-    TRY(sys::chmod_at(stage.root.get(), name.c_str(), 0755)); // whatever the umask
+    TRY(sys::chmod_at(stage.root.get(), name.c_str(), 0755));              // whatever the umask
+    TRY(sys::set_times(stage.root.get(), "", root.st_atim, root.st_mtim)); // merge() takes them for the parent's
     stage.root = TRY(sys::open_dir(stage.root.get(), name.c_str()));
     return stage;
 }

@@ -67,6 +67,10 @@ protected:
         options.driver.clear();
         options.migrating = true;
         auto opened = store::Store::open(options);
+        if (!opened) { // it may be the new driver's by now, which does not know these options
+            options.driver_options = options_of(to_, root_ + "/" + driver_of(to_));
+            opened = store::Store::open(options);
+        }
         return opened ? std::move(*opened) : nullptr;
     }
     Status run(store::Store &store) {
@@ -133,6 +137,7 @@ protected:
             const auto copied = old->migrate(request_, {});
             ASSERT_TRUE(copied) << copied.error().text();
         }
+        ASSERT_TRUE(old || !in_place_) << "it does not open";
         if (old && old->migration()->phase != store::MigratePhase::none) {
             const auto ended = old->finish_migration(false, {});
             ASSERT_TRUE(ended) << ended.error().text();

@@ -152,7 +152,9 @@ static void set_up(const char *word, char *rest) {
         mount_or_complain(tag, target, "9p", 0, OPTIONS_9P);
     } else if (strcmp(word, "scratch") == 0) {
         mkdir("run/scratch", 0755);
-        mount_or_complain(text("dev/%s", rest), "run/scratch", "ext4", 0, "prjquota");
+        mkdir("/dev", 0755); // a name in the table of mounts that means the same in the root to be
+        mount_or_complain("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+        mount_or_complain(text("/dev/%s", rest), "run/scratch", "ext4", 0, "prjquota");
         chmod("run/scratch", 01777);
     }
 }

@@ -43,9 +43,7 @@ class Cri : public testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
         if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
-        shaled_.emplace(std::vector<std::string>{SHALE_SHALED, "--root", world_ / "root", "--driver", GetParam(),
-                                                 "--listen", world_ / "sock"},
-                        world_ / "log");
+        shaled_.emplace(shaled_arguments(GetParam(), world_ / "root", world_ / "sock"), world_ / "log");
         client_.emplace(world_ / "sock");
         std::filesystem::create_directory(world_ / "at");
     }

@@ -7,10 +7,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -88,9 +90,9 @@ TEST(Memory, TenThousandSnapshotsInALittle) {
     if (!group) GTEST_SKIP() << "no memory control group can be made here";
     const Place place;
     const std::string socket = place.path + "/socket";
-    Shaled daemon({"/bin/sh", "-c", "echo $$ >\"$0\"/cgroup.procs && exec \"$@\"", group->path(), SHALE_SHALED,
-                   "--root", place.path + "/store", "--driver", "overlay2", "--listen", socket},
-                  place.path + "/log");
+    std::vector<std::string> words{"/bin/sh", "-c", "echo $$ >\"$0\"/cgroup.procs && exec \"$@\"", group->path()};
+    std::ranges::copy(shaled_arguments("overlay2", place.path + "/store", socket), std::back_inserter(words));
+    Shaled daemon(std::move(words), place.path + "/log");
     SnapshotClient client(socket, &daemon);
     SnapshotClient::Mounts mounts;
     ASSERT_TRUE(client.prepare("extract", "", &mounts).ok());

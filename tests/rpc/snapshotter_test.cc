@@ -238,9 +238,9 @@ TEST_F(Snapshotter, Update) {
 TEST_F(Snapshotter, ListsInBatchesAndByFilter) {
     EXPECT_EQ(list({}).second, 0U);
     for (int i = 0; i < 250; ++i)
-        ASSERT_TRUE(prepare(fmt::format("key/{:03}", i), "",
-                            {{"n", std::to_string(i % 2)}, {"pad", std::string(3'000, 'p')}})
-                        .ok());
+        ASSERT_TRUE(
+            prepare(fmt::format("key/{:03}", i), "", {{"n", std::to_string(i % 2)}, {"pad", std::string(3'000, 'p')}})
+                .ok());
     const auto [all, batches] = list({});
     EXPECT_EQ(all.size(), 250U);
     EXPECT_EQ(batches, 3U) << "of 86 each";

@@ -55,9 +55,7 @@ protected:
         if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
         for (const auto *name : {"run", "look"})
             std::filesystem::create_directory(world_ / name);
-        daemon_.emplace(std::vector<std::string>{SHALE_SHALED, "--root", world_ / "root", "--driver", GetParam(),
-                                                 "--listen", world_ / "sock"},
-                        world_ / "log");
+        daemon_.emplace(shaled_arguments(GetParam(), world_ / "root", world_ / "sock"), world_ / "log");
         client_.emplace(world_ / "sock", &*daemon_);
     }
     void TearDown() override {

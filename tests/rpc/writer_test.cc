@@ -34,9 +34,7 @@ constexpr unsigned clients = 8, cycles = 8;
 class Writer : public testing::Test {
 protected:
     void SetUp() override {
-        shaled_.emplace(std::vector<std::string>{SHALE_SHALED, "--root", world_ / "root", "--driver", "vfs", "--listen",
-                                                 world_ / "sock"},
-                        world_ / "log");
+        shaled_.emplace(shaled_arguments("vfs", world_ / "root", world_ / "sock"), world_ / "log");
         client_.emplace(world_ / "sock");
         ASSERT_TRUE(client_->prepare("first", "", nullptr).ok()); // the store is made
         ASSERT_TRUE(client_->commit("base", "first").ok());

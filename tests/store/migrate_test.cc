@@ -11,6 +11,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/fd.h"
 #include "support/world.h"
 #include "sys/fs.h"
 
@@ -138,6 +139,9 @@ TEST_P(MigratePairs, LosesNothing) {
     std::string records;
     Digest kept;
     std::vector<std::string> changes;
+    auto new_options = store_options(new_world / "root", driver_of(to));
+    new_options.driver_options = options_of(to, new_world / "disk"); // not in the root, which is to be empty
+    const ScopeGuard drop_disk([&] { put_to_rest(new_world / "disk"); });
     {
         auto store = open_store(old_world / "root", from);
         import(*store, old_world, layers(), "app:1");
@@ -152,9 +156,9 @@ TEST_P(MigratePairs, LosesNothing) {
         kept = tree_of(*store, "kept");
         changes = changes_of(*store, "kept");
         store::MigrateRequest request;
-        request.driver = driver_of(to);
-        request.root = new_world / "root";
-        request.options = options_of(to, request.root + "/" + request.driver);
+        request.driver = new_options.driver;
+        request.root = new_options.root;
+        request.options = new_options.driver_options;
         request.verify_data = true;
         const auto copied = store->migrate(request, {});
         ASSERT_TRUE(copied) << copied.error().text();
@@ -166,7 +170,9 @@ TEST_P(MigratePairs, LosesNothing) {
         ASSERT_TRUE(ended) << ended.error().text();
         EXPECT_EQ(ended->layers + ended->containers, 0U) << "nothing had changed";
     }
-    auto store = open_store(new_world / "root", to);
+    auto opened = store::Store::open(new_options);
+    ASSERT_TRUE(opened) << opened.error().text();
+    auto store = std::move(*opened);
     EXPECT_EQ(store->driver().name(), driver_of(to));
     EXPECT_EQ(records_of(*store), records);
     EXPECT_EQ(tree_of(*store, "kept"), kept);

@@ -11,8 +11,18 @@
 #include <random>
 
 #include "base/fd.h"
+#include "support/world.h"
 
 namespace shale::test {
+
+std::vector<std::string> shaled_arguments(const std::string &tested, const std::string &root,
+                                          const std::string &socket) {
+    const std::string driver = driver_of(tested);
+    std::vector<std::string> out{SHALE_SHALED, "--root", root, "--driver", driver, "--listen", socket};
+    for (const auto &[key, value] : options_of(tested, root + "/" + driver))
+        out.insert(out.end(), {"--storage-opt", driver + "." + key + "=" + value});
+    return out;
+}
 
 Shaled::Shaled(std::vector<std::string> arguments, std::string log)
     : arguments_(std::move(arguments)), log_(std::move(log)) {

@@ -14,6 +14,11 @@
 
 namespace shale::test {
 
+/// The program, serving a store at `root` on `socket`, with a driver of driver_names() as store_options() would open
+/// it.
+std::vector<std::string> shaled_arguments(const std::string &tested, const std::string &root,
+                                          const std::string &socket);
+
 /// Runs until the end of this object; can die every now and then and come back.
 class Shaled {
 public:

@@ -174,6 +174,7 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
 }
 
 void put_to_rest(const std::string &root) {
+    const ScopeGuard drop_disk([&] { disks().erase(root); });
     if (!std::filesystem::exists(root + "/pool")) return;
     // Not through the seam: this is no step of any matrix.
     sys::Hook *const hook = sys::detail::hook.load();
@@ -186,7 +187,6 @@ void put_to_rest(const std::string &root) {
         ADD_FAILURE() << left.error().text();
     else
         EXPECT_EQ(*left, 0U) << "devices of " << root << " stay in use";
-    disks().erase(root);
     sys::set_hook(hook);
 }
 
@@ -219,13 +219,16 @@ std::string cannot_test(std::string_view tested) {
 
 Status mount_new(const std::string &type, uint64_t bytes, const std::string &path,
                  const std::vector<std::string> &options) {
-    const UniqueFd image(::memfd_create("shale-test", 0)); // inherited by mkfs
+    static int last = 0; // mkfs.btrfs takes loop devices whose files have one name for the same
+    const std::string name = "shale-test-" + std::to_string(::getpid()) + "-" + std::to_string(++last);
+    const UniqueFd image(::memfd_create(name.c_str(), MFD_CLOEXEC));
     if (!image) return fail_errno(errno, "memfd_create");
     if (::ftruncate(image.get(), static_cast<off_t>(bytes)) != 0) return fail_errno(errno, "size of a test image");
     std::vector<std::string> words{"mkfs." + type, "-q"};
     if (type == "btrfs") words.insert(words.end(), {"-K", "-m", "single"});
     if (type == "ext4") words.insert(words.end(), {"-F", "-m", "0"});
-    words.push_back("/proc/self/fd/" + std::to_string(image.get()));
+    const auto loop = TRY(sys::attach_loop(image.get(), false));
+    words.push_back(loop.path);
     std::vector<char *> arguments;
     for (auto &word : words)
         arguments.push_back(word.data());
@@ -239,7 +242,6 @@ Status mount_new(const std::string &type, uint64_t bytes, const std::string &pat
     int status = 0;
     if (child < 0 || ::waitpid(child, &status, 0) != child || status != 0)
         return fail(Errc::FailedPrecondition, "mkfs." + type + " of a test image failed");
-    const auto loop = TRY(sys::attach_loop(image.get(), false));
     return sys::mount_at({type, loop.path, options}, path);
 }
 
