@@ -28,7 +28,7 @@ LACKING = "this kernel"  # what a skip's reason begins with when another kernel 
 GUESTS = min(2, os.cpu_count() or 1)
 FEW, PORTION = 5, 40  # cases in a guest, at least and at most: a boot costs 6 s, and so does a crash in the middle
 STALL_S = 600
-TOTAL_S = 1500
+TOTAL_S = 2100
 BEGUN = re.compile(r"\[ RUN      \] (\S+)")
 ENDED = re.compile(r"\[ +(OK|FAILED|SKIPPED) +\] ([^\s,]+)(?:, where .*)? \(\d+ ms\)$")
 
