@@ -239,8 +239,12 @@ Status dm_reload(const std::string &name, const std::vector<DmTarget> &table) {
     return run(Op::ioctl, task, "load the table of", name);
 }
 
-Status dm_suspend(const std::string &name) {
-    return simple(DM_DEVICE_SUSPEND, "suspend", name);
+Status dm_suspend(const std::string &name, DmSuspend file_system) {
+    const Session session;
+    const Task task = make_task(DM_DEVICE_SUSPEND, name);
+    if (task && (!quiet(task.get()) || (file_system == DmSuspend::as_it_is && dm_task_skip_lockfs(task.get()) == 0)))
+        return fail(Errc::Internal, what("suspend", name));
+    return run(Op::ioctl, task, "suspend", name);
 }
 
 Status dm_resume(const std::string &name) {

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <sstream>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -98,6 +99,46 @@ class DevicemapperOnDevice : public DevicemapperDriver {
 protected:
     [[nodiscard]] std::string disk() const { return test::options_of(GetParam(), driver_root()).at("device"); }
 };
+
+/// A client mounts a layer itself, when it likes.
+TEST_P(DevicemapperDriver, ALayerCanBeMountedWhileContainersAreMadeOnIt) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const auto specs = driver_->mounts(base, {}, drivers::Driver::Access::read_only);
+    ASSERT_DONE(specs);
+    const std::string at = scratch_ + "/at";
+    std::filesystem::create_directory(at);
+    std::string refused;
+    int mounts = 0;
+    {
+        const std::jthread client([&](const std::stop_token &stop) {
+            for (; refused.empty() && !stop.stop_requested(); ++mounts) {
+                const auto mounted = sys::mount_at(specs->front(), at);
+                if (!mounted)
+                    refused = mounted.error().text();
+                else if (const auto gone = sys::unmount(at); !gone)
+                    refused = gone.error().text();
+            }
+        });
+        for (int i = 0; i < 30; ++i)
+            ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    }
+    EXPECT_EQ(refused, "");
+    EXPECT_GT(mounts, 0);
+}
+
+/// Who commits need not have unmounted.
+TEST_P(DevicemapperDriver, WhatIsMountedWhenItIsSealedIsWhole) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId layer = next();
+    ASSERT_DONE(driver_->create(layer, std::vector{base}, {}));
+    put(mount(layer, {base}) + "/written", "just now");
+    ASSERT_DONE(driver_->seal(layer, std::vector{base}));
+    const LayerId child = next();
+    ASSERT_DONE(driver_->create(child, std::vector{layer, base}, {}));
+    EXPECT_EQ(get(mount(child, {layer, base}) + "/written"), "just now");
+    stop(child);
+    stop(layer);
+}
 
 TEST_P(DevicemapperDriver, EveryCreateInAPoolOfFullMetadataIsRefusedWithTheFigures) {
     reopen({{"metadata_size", "512K"}});

@@ -186,7 +186,7 @@ TEST_P(Cri, PodsThenGarbageCollection) {
         const auto answer = client_->usage(name, &usage);
         EXPECT_TRUE(answer.ok()) << answer.text();
         if (name == one) {
-            EXPECT_GE(usage.bytes, 1'000'000U);
+            EXPECT_GE(usage.bytes, 950'000U) << "but for what it deleted, where a file system's use is all there is";
         }
     }
     EXPECT_THAT(names({"kind==active"}), ElementsAre(pause, one));

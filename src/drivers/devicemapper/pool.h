@@ -72,6 +72,8 @@ public:
     Result<std::string> hand_out(VolumeId volume);
     /// Removed at its last close, unless it was handed out.
     Status release(VolumeId volume);
+    /// What a mounted file system has not written yet is in the volume.
+    Status settle(VolumeId volume);
     /// Removed now, or at its last close.
     Status deactivate(VolumeId volume);
     /// "major:minor" of the active device.

@@ -51,6 +51,8 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     if (const uint64_t bytes = TRY(size_of(from)); bytes != config_.base_bytes)
         TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), size_mark(volume).c_str()));
     // An origin that is in use must be quiet for that moment (thin-provisioning.rst, "Using an existing pool device").
+    // Its file system needs not be frozen: it is a layer's, which settle() has written out, and others may be about to
+    // mount it.
     const UniqueFd held = TRY(lock(1 + from.value));
     const auto origin = TRY(sys::dm_find(device_name(from)));
     bool busy = origin && origin->has_table && origin->openers > 0;
@@ -79,6 +81,18 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     default:
         return done;
     }
+}
+
+Status Pool::settle(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    const std::string device = device_name(volume);
+    const auto info = TRY(sys::dm_find(device));
+    if (!info || !info->has_table || info->openers == 0) return {};
+    const auto frozen = sys::dm_suspend(device, sys::DmSuspend::frozen);
+    if (!frozen) return frozen.error().sys_errno() == ENXIO ? Status() : frozen; // its last user has gone
+    const auto resumed = sys::dm_resume(device);
+    return !resumed && resumed.error().sys_errno() == ENXIO ? Status() : resumed;
 }
 
 std::string Pool::held_mark(VolumeId volume) const {
