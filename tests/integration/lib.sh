@@ -10,13 +10,33 @@ WORK=$(mktemp -d "${SHALE_TEST_DIR:-/var/tmp}/shale-test.XXXXXX")
 unset SHALE_ROOT SHALE_DRIVER SHALE_CONFIG
 
 release() { :; } # a test's own: what it holds besides files and mounts in $WORK, before these go
+unmount_below() { # DIR
+  local point
+  while read -r point; do umount -l -- "$point" 2>/dev/null || true; done \
+    < <(awk -v dir="$1/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+}
+# For `release`: what stores kept by devicemapper have active, as they must: volumes, then the pool and its parts. The devices
+# are named after the driver's directory.
+remove_devices() { # STORE...
+  local store numbers prefix name
+  for store; do
+    [[ -d $store/devicemapper ]] || continue
+    unmount_below "$store"
+    read -ra numbers < <(stat -c '%d %i' "$store/devicemapper")
+    printf -v prefix 'shale-%x-%x-' "${numbers[@]}"
+    for _ in 1 2 3; do
+      for name in $(dmsetup ls 2>/dev/null | cut -f 1); do
+        [[ $name != "$prefix"* ]] || dmsetup remove "$name" 2>/dev/null || true
+      done
+    done
+  done
+}
 cleanup() {
-  local status=$? point
+  local status=$?
   trap - EXIT
   cd /
   release || true
-  while read -r point; do umount -l -- "$point" 2>/dev/null || true; done \
-    < <(awk -v dir="$WORK/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+  unmount_below "$WORK"
   rm -rf -- "$WORK" 2>/dev/null || unshare --map-root-user --map-auto rm -rf -- "$WORK" 2>/dev/null || true
   exit "$status"
 }
