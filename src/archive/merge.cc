@@ -46,7 +46,8 @@ private:
         auto listing = TRY(list_upper(staged_.top(), form_, overlay_marks(xattrs, form_)));
         if (listing.opaque) {
             for (const auto &entry : TRY(sys::list_dir(target_.top())))
-                TRY(sys::remove_tree(target_.top(), entry.name.c_str()));
+                if (!frames_.empty() || !TRY(is_staged(entry.name)))
+                    TRY(sys::remove_tree(target_.top(), entry.name.c_str()));
             if (!listing.opaque_raw.empty()) TRY(sys::unlink_at(staged_.top(), listing.opaque_raw.c_str()));
         }
         frame.raw = std::move(raw);
@@ -54,6 +55,13 @@ private:
         frame.items = std::move(listing.items);
         frames_.push_back(std::move(frame));
         return {};
+    }
+
+    /// Whether that entry of the target's root is the staged tree itself.
+    Result<bool> is_staged(const std::string &name) {
+        const auto entry = TRY(sys::stat_at(target_.top(), name.c_str()));
+        const auto staged = TRY(sys::stat_at(staged_.top(), ""));
+        return entry.st_dev == staged.st_dev && entry.st_ino == staged.st_ino;
     }
 
     /// A directory that came over by rename may hold marks, which hide nothing there: they go.

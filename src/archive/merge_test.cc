@@ -117,6 +117,20 @@ TEST_P(Merge, HostAttributesOfTheTargetStay) {
     EXPECT_EQ(merged(), wanted.dump());
 }
 
+/// A driver whose trees are file systems of their own stages in the tree.
+TEST(MergeOfAStageInItsTree, AnOpaqueRootSparesIt) {
+    TestTree target, wanted;
+    target.file("old");
+    target.dir("stage");
+    target.file("stage/.wh..wh..opq");
+    target.file("stage/new", "n");
+    const UniqueFd stage = TestTree::must(sys::open_dir(target.fd(), "stage"));
+    TestTree::must(merge_upper(stage.get(), WhiteoutForm::oci_names, target.fd()));
+    wanted.dir("stage");
+    wanted.file("new", "n");
+    EXPECT_EQ(target.dump(), wanted.dump());
+}
+
 TEST_P(Merge, FailuresComeBack) {
     staged.file("f");
     class FailRename final : public sys::Hook {
