@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <system_error>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -128,10 +130,13 @@ Result<Driver::View> MountedTreeDriver::open_volume(VolumeId volume, Access acce
             out.keep = std::make_shared<UniqueFd>(std::move(*root));
             return out;
         }
-        // Its device went with its last user, just now: another process's, another thread's.
+        // Its device went with its last user, just now: another process's, another thread's. ZFS lets go of a dataset
+        // some time after its last unmount, and says EBUSY until then.
         const int error = root.error().sys_errno();
-        if ((error != ENOENT && error != ENXIO && error != ENODEV) || attempt == 5)
+        const bool busy = error == EBUSY && access == Access::read_only;
+        if ((error != ENOENT && error != ENXIO && error != ENODEV && !busy) || attempt == (busy ? 20 : 5))
             return std::unexpected(root.error());
+        if (busy) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
 }
 

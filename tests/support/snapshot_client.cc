@@ -3,6 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
 #include "sys/mount.h"
 
 namespace shale::test {
@@ -161,7 +165,14 @@ bool SnapshotClient::server_has_ended() const {
 
 std::string in_mounts(const SnapshotClient::Mounts &mounts, const std::string &at, const std::function<void()> &body) {
     if (mounts.size() != 1) return fmt::format("{} mounts were answered", mounts.size());
-    if (const auto mounted = sys::mount_at(mounts[0], at); !mounted) return mounted.error().text();
+    auto mounted = sys::mount_at(mounts[0], at);
+    // ZFS lets go of a dataset some time after its last unmount, which may be another process's.
+    for (int tries = 0; !mounted && mounted.error().sys_errno() == EBUSY && mounts[0].type == "zfs" && tries < 100;
+         ++tries) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        mounted = sys::mount_at(mounts[0], at);
+    }
+    if (!mounted) return mounted.error().text();
     body();
     const auto unmounted = sys::unmount(at);
     return unmounted ? std::string() : unmounted.error().text();
