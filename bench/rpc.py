@@ -12,7 +12,7 @@ disk; after a Commit its background syncs the layer's files, then writes with a 
 power cut shaled has no layer whose files are not all there; the peer may have.
 
 List is timed twice: until all of its messages are here, and with the client's decoding of them. The second is what a client
-waits for; decoding costs the same on either side. A third of the peer must be kept in both.
+waits for; decoding costs the same on either side. musts.py holds both to a third of the peer.
 
 A restart: shaled with 10,000 snapshots is killed with -9 and started again at once; the time is from the start of the new
 process to the first answer of Stat, whose client has been there before it. A store that was killed under load is what the kill

@@ -59,6 +59,7 @@ bool is_host_key(std::string_view key) {
 /// Asked here, for an image is written past the kernel.
 bool is_capability(std::string_view value) {
     if (value.size() < 4) return false;
+    if ((value[0] & ~1) != 0 || value[1] != 0 || value[2] != 0) return false; // but for the flag "effective"
     const char revision = value[3];
     return (revision == 2 && value.size() == 20) || (revision == 3 && value.size() == 24);
 }

@@ -74,8 +74,8 @@ void append_info(const store::SnapshotRow &row, std::string &out) {
     if (!row.parent.empty()) size += bytes_size(row.parent.size());
     row.labels.each([&](std::string_view key, std::string_view value) { size += bytes_size(label_size(key, value)); });
 
-    const size_t before = out.size();
-    out.resize_and_overwrite(before + bytes_size(size), [&](char *text, size_t all) {
+    const size_t before = out.size(), after = before + bytes_size(size);
+    out.resize_and_overwrite(after, [&](char *text, size_t /*GCC 12: what there is room for*/) {
         Pen pen(text + before);
         pen.length(1, size);
         pen.text(1, row.name);
@@ -89,7 +89,7 @@ void append_info(const store::SnapshotRow &row, std::string &out) {
             pen.text(1, key);
             pen.text(2, value);
         });
-        return all;
+        return after;
     });
 }
 

@@ -49,5 +49,20 @@ TEST(ListPage, ProtobufReadsIt) {
     EXPECT_EQ(read.SerializeAsString().size(), page.size()) << "nothing is written that protobuf would not write";
 }
 
+/// Whatever room the page has when it grows.
+TEST(ListPage, GrowsByWhatIsWritten) {
+    const std::string labels = store::pack_labels({{"containerd.io/gc.root", "check-walk"}});
+    for (size_t bytes = 1; bytes < 200; ++bytes) {
+        std::string page;
+        const std::string name(bytes, 'n');
+        for (int i = 0; i < 5; ++i)
+            append_info({name, "", store::SnapshotKind::active, 1, 2, store::PackedLabels(labels)}, page);
+        wire::ListSnapshotsResponse read;
+        ASSERT_TRUE(read.ParseFromString(page)) << bytes;
+        ASSERT_EQ(read.info_size(), 5);
+        ASSERT_EQ(read.ByteSizeLong(), page.size());
+    }
+}
+
 } // namespace
 } // namespace shale::frontends

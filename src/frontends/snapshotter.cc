@@ -39,12 +39,13 @@ void put(const std::vector<sys::MountSpec> &mounts, google::protobuf::RepeatedPt
 }
 
 /// Of a Stat or an Update, whose answers are encoded as a list's are.
-template <class Response> void put(const store::SnapshotInfo &info, Response *out) {
+template <class Response> Status put(const store::SnapshotInfo &info, Response *out) {
     const std::string labels = store::pack_labels(info.labels);
     std::string page;
     append_info({info.name, info.parent, info.kind, info.created_ns, info.updated_ns, store::PackedLabels(labels)},
                 page);
-    out->ParseFromString(page);
+    if (out->ParseFromString(page)) return {};
+    return fail(Errc::DataLoss, fmt::format("what the records say of snapshot \"{}\" is no UTF-8", info.name));
 }
 
 /// Without a copy.
@@ -87,7 +88,7 @@ class Service final : public wire::Snapshots::Service {
 public:
     Service(store::Snapshots &snapshots, CallObserver observe) : snapshots_(snapshots), observe_(std::move(observe)) {
         // In place of the generated List, whose answers are messages made of objects.
-        constexpr int list = 7; // its number in the service
+        constexpr int list = 7; // its number in the service, as the generated WithSplitStreamingMethod_List has it
         MarkMethodStreamed(
             list, new grpc::internal::SplitServerStreamingHandler<wire::ListSnapshotsRequest, grpc::ByteBuffer>(
                       [this](ServerContext *context, ListStream *stream) { return answer(context, stream); }));
@@ -145,8 +146,7 @@ public:
                       wire::StatSnapshotResponse *response) override {
         return call(Method::Stat, request->key(), [&]() -> Status {
             TRY(check_key("key", request->key()));
-            put(TRY(snapshots_.stat(request->key())), response);
-            return {};
+            return put(TRY(snapshots_.stat(request->key())), response);
         });
     }
 
@@ -159,8 +159,7 @@ public:
             wanted.labels = TRY(labels_of(request->info().labels()));
             const auto &paths = request->update_mask().paths();
             const std::vector<std::string> fields(paths.begin(), paths.end());
-            put(TRY(snapshots_.update(wanted, fields)), response);
-            return {};
+            return put(TRY(snapshots_.update(wanted, fields)), response);
         });
     }
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <unordered_set>
 
 #include "archive/decompress.h"
@@ -69,6 +70,24 @@ struct Stated {
     std::vector<std::pair<std::string, std::string>> xattrs;
 };
 
+/// Without "." and "..", which never lead above the root.
+std::string clean(std::string_view path) {
+    std::string out;
+    while (!path.empty()) {
+        const auto slash = path.find('/');
+        const auto part = path.substr(0, slash);
+        path = slash == std::string_view::npos ? std::string_view() : path.substr(slash + 1);
+        if (part.empty() || part == ".") continue;
+        if (part == "..") {
+            out.erase(out.rfind('/') == std::string::npos ? 0 : out.rfind('/'));
+            continue;
+        }
+        if (!out.empty()) out += '/';
+        out += part;
+    }
+    return out;
+}
+
 mode_t file_type(archive::EntryType type) {
     using enum archive::EntryType;
     switch (type) {
@@ -106,6 +125,13 @@ private:
         const auto next = stated_.upper_bound(path + "/");
         return next != stated_.end() && next->first.starts_with(path + "/");
     }
+    /// Of the path and what is below it.
+    void forget(const std::string &path) {
+        stated_.erase(path);
+        for (auto below = stated_.upper_bound(path + "/");
+             below != stated_.end() && below->first.starts_with(path + "/");)
+            below = stated_.erase(below);
+    }
     Status compare(const std::string &path, const Stated &stated);
     void differs(const std::string &path, std::string what);
 
@@ -120,8 +146,8 @@ private:
 };
 
 std::string Comparison::resolve(std::string_view path) const {
-    constexpr int most = 40; // as in the kernel; extraction refuses more
-    std::string out, left(path);
+    constexpr int most = 40;             // as in the kernel; extraction refuses more
+    std::string out, left = clean(path); // ".." of the archive's own is taken as it is written
     for (int links = 0; !left.empty();) {
         const auto slash = left.find('/');
         const std::string part = left.substr(0, slash);
@@ -154,16 +180,16 @@ void Comparison::state(const archive::Entry &entry, const Digest &content) {
         return;
     }
     if (entry.type == archive::EntryType::hard_link) {
-        if (auto target = stated_.find(resolve(entry.link)); target != stated_.end()) stated_[path] = target->second;
+        const auto target = stated_.find(resolve(entry.link));
+        auto linked = target == stated_.end() ? std::nullopt : std::optional(target->second);
+        forget(path); // what it was; the target may be a parent's
+        if (linked) stated_[path] = std::move(*linked);
         return;
     }
     const bool device = entry.type == archive::EntryType::char_device || entry.type == archive::EntryType::block_device;
     if (device && !options_.allow_devices) return;
     // A non-directory in place of a directory takes what was below with it.
-    if (entry.type != archive::EntryType::directory)
-        for (auto below = stated_.upper_bound(path + "/");
-             below != stated_.end() && below->first.starts_with(path + "/");)
-            below = stated_.erase(below);
+    if (entry.type != archive::EntryType::directory) forget(path);
     stated_[path] = {entry.type,     entry.mode,      entry.uid,       entry.gid,  entry.size, entry.mtime_s,
                      entry.mtime_ns, entry.dev_major, entry.dev_minor, entry.link, content,    entry.xattrs};
 }
@@ -218,7 +244,8 @@ Status Comparison::compare(const std::string &path, const Stated &stated) {
             if (key.starts_with("user.") && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) continue;
             const auto found = sys::get_xattr(opened->get(), "", key.c_str());
             if (!found && found.error().sys_errno() == EOPNOTSUPP && key != "security.capability") continue;
-            if (options_.owners == archive::OwnerPolicy::squash && found && !*found) continue;
+            if (options_.owners == archive::OwnerPolicy::squash && !key.starts_with("user.") && found && !*found)
+                continue;
             if (!found || !*found || **found != value) differs(path, "lacks xattr " + key + " as its layer has it");
         }
     return {};

@@ -447,7 +447,7 @@ Status Snapshots::Impl::walk(std::string_view ref, const Write &write, const Sen
         rows.bind(after).bind(static_cast<int64_t>(page_rows));
         if (!ref.empty()) rows.bind(ref);
         Page page{{}, after};
-        page.text.reserve(page_bytes + page_bytes / 8); // and its last row
+        if (ref.empty()) page.text.reserve(page_bytes + page_bytes / 8); // and its last row
         for (size_t seen = 1; !page.more && TRY(rows.step()); ++seen) {
             page.last = rows.count(0);
             write(look_at(rows), page.text);

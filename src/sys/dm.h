@@ -54,7 +54,7 @@ Status dm_reload(const std::string &name, const std::vector<DmTarget> &table);
 /// What happens to a file system on a device that is suspended. as_it_is: nothing, only I/O under way is awaited; frozen:
 /// it is written out before, and whoever mounts it meanwhile gets EBUSY (fs/super.c, "blockdev is frozen").
 enum class DmSuspend : uint8_t { as_it_is, frozen };
-Status dm_suspend(const std::string &name, DmSuspend file_system = DmSuspend::as_it_is);
+Status dm_suspend(const std::string &name, DmSuspend file_system);
 Status dm_resume(const std::string &name);
 /// now: EBUSY while it is open. when_unused: at once, or by the kernel when the last user closes it (Linux 3.13).
 enum class DmRemove : uint8_t { now, when_unused };

@@ -342,7 +342,7 @@ TEST_P(DevicemapperOnDevice, AFailedPoolIsNamed) {
     const auto table = sys::dm_table(metadata);
     ASSERT_DONE(table);
     ASSERT_DONE(sys::dm_reload(metadata, {{0, table->at(0).length_sectors, "error", ""}}));
-    ASSERT_DONE(sys::dm_suspend(metadata));
+    ASSERT_DONE(sys::dm_suspend(metadata, sys::DmSuspend::as_it_is));
     ASSERT_DONE(sys::dm_resume(metadata));
     Status refused = driver_->create(next(), std::vector{base}, {}); // the kernel finds out
     refused = driver_->create(next(), std::vector{base}, {});

@@ -83,6 +83,7 @@ Stride stride_of(std::string_view driver, unsigned steps, unsigned trials) {
     const auto names = driver_names();
     const auto place = static_cast<size_t>(std::ranges::find(names, driver) - names.begin());
     out.first += static_cast<unsigned>((place + 1) * out.step / (names.size() + 1));
+    out.first = std::min(out.first, std::max(1U, steps));
     out.last = out.step == whole ? std::numeric_limits<unsigned>::max() : steps;
     return out;
 }

@@ -57,7 +57,7 @@ need() { local tool; for tool; do command -v "$tool" >/dev/null || skip "$tool i
 need_root() { (($(id -u) == 0)) || skip "needs root: $1"; }
 # The node alone says nothing: dmsetup, lvm and containerd make one on kernels that have no driver behind it.
 need_devicemapper() {
-  { [[ -c /dev/mapper/control ]] && dmsetup version >/dev/null 2>&1; } || lacking "this kernel has no device-mapper"
+  { [[ -c /dev/mapper/control ]] && grep -w device-mapper /proc/misc >/dev/null; } || lacking "this kernel has no device-mapper"
 }
 need_zfs() { [[ -c /dev/zfs && -d /sys/module/zfs ]] || lacking "this kernel has no ZFS (no /dev/zfs)"; }
 # Overlay mounts are tried, not guessed.

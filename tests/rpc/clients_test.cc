@@ -29,10 +29,16 @@ using grpc::StatusCode;
 
 constexpr unsigned steps = 25, shared_count = 3, deepest = 6;
 /// In a guest a call of one of them takes seconds, and they wait for each other.
-const bool in_guest = std::getenv("SHALE_GUEST") != nullptr;
-const unsigned client_count = in_guest ? 8 : 50;
+bool in_guest() {
+    return std::getenv("SHALE_GUEST") != nullptr;
+}
+unsigned client_count() {
+    return in_guest() ? 8 : 50;
+}
 /// There it has one processor to itself for most of the time, and the clients' connections time out.
-const std::chrono::seconds check_pause{in_guest ? 10 : 0};
+std::chrono::seconds check_pause() {
+    return std::chrono::seconds(in_guest() ? 10 : 0);
+}
 
 /// What a snapshot is, as far as who made it knows.
 struct Known {
@@ -342,14 +348,14 @@ protected:
 
 TEST_P(Clients, FiftyAtOnceAreEachAnsweredAsIfAlone) {
     ASSERT_NO_FATAL_FAILURE(make_shared());
-    for (unsigned n = 0; n < client_count; ++n)
+    for (unsigned n = 0; n < client_count(); ++n)
         workers_.push_back(std::make_unique<Worker>(n, world_ / "sock", world_, shared_));
     {
         const auto store = open_store(world_ / "root", GetParam());
         const std::jthread checker([&](const std::stop_token &stop) {
             while (!stop.stop_requested()) { // what comes and goes meanwhile is no problem
                 check(*store);
-                std::this_thread::sleep_for(check_pause);
+                std::this_thread::sleep_for(check_pause());
             }
         });
         all_at_once([](Worker &worker) { return worker.live(); });
@@ -384,7 +390,7 @@ TEST_P(Clients, FiftyAtOnceAreEachAnsweredAsIfAlone) {
 
 /// Parents come and go under those who want to stand on them.
 TEST_P(Clients, AParentThatGoesIsNotFound) {
-    const unsigned rounds = in_guest ? 6 : 60, viewers = in_guest ? 1 : 4;
+    const unsigned rounds = in_guest() ? 6 : 60, viewers = in_guest() ? 1 : 4;
     std::atomic<bool> over{false};
     const auto surprised = [](const Answer &answer, std::initializer_list<StatusCode> codes) {
         return std::ranges::none_of(codes, [&](StatusCode code) { return answer.is(code); });

@@ -46,7 +46,10 @@ public:
             const std::string text = std::to_string(limit_bytes);
             const bool limited = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
             if (fd >= 0) ::close(fd);
-            if (limited) return group;
+            if (!limited) continue;
+            for (const auto *swap : {"memory.swap.max", "memory.swappiness"}) // the one that this version has
+                if (std::filesystem::exists(group.path_ + "/" + swap)) std::ofstream(group.path_ + "/" + swap) << 0;
+            return group;
         }
         return std::nullopt;
     }

@@ -74,7 +74,6 @@ Status Devicemapper::prove(VolumeId volume, int root) {
 }
 
 Status Devicemapper::freeze_volume(VolumeId volume) {
-    TRY(pool_->settle(volume)); // whoever wrote it may have it mounted still
     TRY(in_context(took_all(TRY(pool_->status()), pool_->config(), pool_->name()), [&] {
         return fmt::format("volume {} stays writable: what was written last may be missing in it", volume.value);
     }));

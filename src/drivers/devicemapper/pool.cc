@@ -254,7 +254,7 @@ Status Pool::adopt_active() {
         (!known || usable_metadata_blocks(now.metadata.bytes) <= status.total_metadata_blocks))
         return {};
     TRY(sys::dm_reload(name(), {wanted}));
-    TRY(sys::dm_suspend(name()));
+    TRY(sys::dm_suspend(name(), sys::DmSuspend::as_it_is));
     return sys::dm_resume(name());
 }
 

@@ -72,8 +72,6 @@ public:
     Result<std::string> hand_out(VolumeId volume);
     /// Removed at its last close, unless it was handed out.
     Status release(VolumeId volume);
-    /// What a mounted file system has not written yet is in the volume.
-    Status settle(VolumeId volume);
     /// Removed now, or at its last close.
     Status deactivate(VolumeId volume);
     /// "major:minor" of the active device.
@@ -105,6 +103,7 @@ private:
     Result<std::string> activate_locked(VolumeId volume);
     Status discard_all(VolumeId volume);
     [[nodiscard]] std::string size_mark(VolumeId volume) const;
+    [[nodiscard]] bool is_written_to(VolumeId volume) const;    ///< active, and mounted for writing
     [[nodiscard]] std::string held_mark(VolumeId volume) const; ///< handed out; as old as that
     Status forget_mark(const std::string &mark) const;
     Status remove_when_unused(VolumeId volume) const;

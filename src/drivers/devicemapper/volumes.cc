@@ -51,15 +51,15 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     if (const uint64_t bytes = TRY(size_of(from)); bytes != config_.base_bytes)
         TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), size_mark(volume).c_str()));
     // An origin that is in use must be quiet for that moment (thin-provisioning.rst, "Using an existing pool device").
-    // Its file system needs not be frozen: it is a layer's, which settle() has written out, and others may be about to
-    // mount it.
+    // Its file system is frozen only when somebody may have written to it: else others may be about to mount it.
     const UniqueFd held = TRY(lock(1 + from.value));
     const auto origin = TRY(sys::dm_find(device_name(from)));
     bool busy = origin && origin->has_table && origin->openers > 0;
     // A device that goes with its last user may go at any moment.
     const auto unless_gone = [](const Status &status) { return status || status.error().sys_errno() == ENXIO; };
     if (busy) {
-        const auto quiet = sys::dm_suspend(device_name(from));
+        const auto how = is_written_to(from) ? sys::DmSuspend::frozen : sys::DmSuspend::as_it_is;
+        const auto quiet = sys::dm_suspend(device_name(from), how);
         if (!unless_gone(quiet)) return quiet;
         busy = quiet.has_value();
     }
@@ -83,16 +83,11 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     }
 }
 
-Status Pool::settle(VolumeId volume) {
-    TRY(ready());
-    const UniqueFd held = TRY(lock(1 + volume.value));
-    const std::string device = device_name(volume);
-    const auto info = TRY(sys::dm_find(device));
-    if (!info || !info->has_table || info->openers == 0) return {};
-    const auto frozen = sys::dm_suspend(device, sys::DmSuspend::frozen);
-    if (!frozen) return frozen.error().sys_errno() == ENXIO ? Status() : frozen; // its last user has gone
-    const auto resumed = sys::dm_resume(device);
-    return !resumed && resumed.error().sys_errno() == ENXIO ? Status() : resumed;
+/// A file system that is mounted for writing refuses to be mounted read-only beside that.
+bool Pool::is_written_to(VolumeId volume) const {
+    const auto node = sys::dm_node(device_name(volume));
+    const auto mounted = node ? sys::mount_detached(mount_spec(*node, true)) : std::unexpected(node.error());
+    return !mounted && mounted.error().sys_errno() == EBUSY;
 }
 
 std::string Pool::held_mark(VolumeId volume) const {
@@ -201,7 +196,7 @@ Status Pool::enlarge(VolumeId volume, uint64_t bytes) {
     if (!TRY(sys::dm_find(device))) return {};
     TRY(sys::dm_reload(device,
                        {{0, bytes / sys::sector_bytes, "thin", fmt::format("{} {}", pool_number_, volume.value)}}));
-    TRY(sys::dm_suspend(device));
+    TRY(sys::dm_suspend(device, sys::DmSuspend::as_it_is));
     return sys::dm_resume(device);
 }
 
