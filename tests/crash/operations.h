@@ -18,9 +18,9 @@ struct Stride {
     unsigned last = 0;
 };
 /// For a run that has `steps` of them, where `trials` (0: all) are enough. Fewer are tried under the thread sanitizer,
-/// where a step is 20 times slower and races do not depend on it, and in a guest, where it takes seconds; they are
-/// spread over the whole run, and each driver begins with another one. $SHALE_TEST_STRIDE says how far apart, whatever
-/// the rest says.
+/// where a step is 20 times slower and races do not depend on it, and in a guest, where it takes seconds and one is;
+/// they are spread over the whole run, and each driver begins with another one. $SHALE_TEST_STRIDE says how far apart,
+/// whatever the rest says.
 Stride stride_of(std::string_view driver, unsigned steps, unsigned trials = 0);
 
 struct Operation {
