@@ -300,7 +300,7 @@ private:
 class Clients : public testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
-        if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
+        if (const auto why = cannot_load(GetParam()); !why.empty()) GTEST_SKIP() << why;
         shaled_.emplace(shaled_arguments(GetParam(), world_ / "root", world_ / "sock"), world_ / "log");
         client_.emplace(world_ / "sock");
     }

@@ -56,7 +56,7 @@ protected:
         SnapshotClient::Mounts mounts; ///< as they were told first; none: committed
     };
     void SetUp() override {
-        if (const auto why = cannot_test(GetParam()); !why.empty()) GTEST_SKIP() << why;
+        if (const auto why = cannot_load(GetParam()); !why.empty()) GTEST_SKIP() << why;
         for (const auto *name : {"run", "look"})
             std::filesystem::create_directory(world_ / name);
         daemon_.emplace(shaled_arguments(GetParam(), world_ / "root", world_ / "sock"), world_ / "log");

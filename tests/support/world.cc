@@ -195,6 +195,15 @@ unsigned deep(std::string_view tested, unsigned wanted) {
     return driver == "devicemapper" || driver == "zfs" ? std::min(wanted, 50U) : wanted;
 }
 
+std::string cannot_load(std::string_view tested) {
+    const auto why = cannot_test(tested);
+    const auto kernel = why.find("this kernel");
+    if (kernel == std::string::npos) return why;
+    return "by hand only, for clients get no turn on one emulated processor (./dev guest PROGRAM "
+           "--gtest_filter=...): " +
+           why.substr(kernel);
+}
+
 std::string cannot_test(std::string_view tested) {
     const std::string driver = driver_of(tested);
     if (driver == "vfs") return {};
