@@ -56,8 +56,8 @@ Status upper_changes(int upper_dir, WhiteoutForm form, int lower_dir, const Chan
 Status tree_changes(int lower_dir, int upper_dir, const ChangeSink &sink, bool snapshot = false);
 
 /// Applies an upper-form tree onto a complete tree by renames within one file system (whiteouts delete, opaque
-/// directories empty first, directories' metadata replaced). `staged_dir` is empty afterwards; it may lie in the root of
-/// the tree itself. For vfs, btrfs, zfs, devicemapper.
+/// directories empty first, directories' metadata replaced). `staged_dir` is empty afterwards; it may lie in the root
+/// of the tree itself. For vfs, btrfs, zfs, devicemapper.
 Status merge_upper(int staged_dir, WhiteoutForm form, int target_dir);
 
 /// Copies a whole tree into the empty `to_dir`: modes, owners, times (ns), xattrs, hard links, devices, holes.

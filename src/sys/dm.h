@@ -51,8 +51,8 @@ Result<std::vector<DmTarget>> dm_status(const std::string &name, DmStatus how);
 Status dm_create(const std::string &name, const std::string &uuid, const std::vector<DmTarget> &table);
 /// Loads a new table beside the active one; dm_resume puts it in its place.
 Status dm_reload(const std::string &name, const std::vector<DmTarget> &table);
-/// What happens to a file system on a device that is suspended. as_it_is: nothing, only I/O under way is awaited; frozen:
-/// it is written out before, and whoever mounts it meanwhile gets EBUSY (fs/super.c, "blockdev is frozen").
+/// What happens to a file system on a device that is suspended. as_it_is: nothing, only I/O under way is awaited;
+/// frozen: it is written out before, and whoever mounts it meanwhile gets EBUSY (fs/super.c, "blockdev is frozen").
 enum class DmSuspend : uint8_t { as_it_is, frozen };
 Status dm_suspend(const std::string &name, DmSuspend file_system);
 Status dm_resume(const std::string &name);
