@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -29,9 +28,6 @@ using grpc::StatusCode;
 
 constexpr unsigned shared_count = 3, deepest = 6;
 /// In a guest a call of one of them takes seconds, and they wait for each other.
-bool in_guest() {
-    return std::getenv("SHALE_GUEST") != nullptr;
-}
 unsigned client_count() {
     return in_guest() ? 8 : 50;
 }

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <random>
 
 #include "base/fd.h"
@@ -38,8 +37,7 @@ Shaled::~Shaled() {
 void Shaled::storm() {
     killer_ = std::jthread([this](const std::stop_token &stop) {
         std::mt19937 random(7);
-        const int slower =
-            std::getenv("SHALE_GUEST") != nullptr ? 30 : 1; // so that calls come to their end between two
+        const int slower = in_guest() ? 30 : 1; // so that calls come to their end between two
         while (!stop.stop_requested()) {
             std::this_thread::sleep_for(std::chrono::milliseconds((30 + random() % 170) * slower));
             restart();

@@ -195,6 +195,10 @@ unsigned deep(std::string_view tested, unsigned wanted) {
     return driver == "devicemapper" || driver == "zfs" ? std::min(wanted, 50U) : wanted;
 }
 
+bool in_guest() {
+    return std::getenv("SHALE_GUEST") != nullptr;
+}
+
 std::string cannot_load(std::string_view tested) {
     const auto why = cannot_test(tested);
     const auto kernel = why.find("this kernel");

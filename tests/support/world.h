@@ -49,8 +49,10 @@ drivers::DriverOptions options_of(std::string_view tested, const std::string &ro
 void put_to_rest(const std::string &root);
 /// Why a test of this driver cannot run here; empty when it can.
 std::string cannot_test(std::string_view driver);
-/// The same for tests of many clients at once: on one emulated processor their connections time out before they get a
-/// turn, so that what only a guest's kernel has is not for the usual run. Empty in a guest.
+/// Whether this is the virtual machine of tests/guest, where a processor is emulated.
+bool in_guest();
+/// As cannot_test(), for tests of many clients at once: on one emulated processor their connections time out before
+/// they get a turn, so that what only a guest's kernel has is not for the usual run. Empty in a guest.
 std::string cannot_load(std::string_view driver);
 /// How many layers to stack in a test of depth: `wanted`, fewer where every layer is a file system of its own (depth
 /// means nothing to those, and each costs a second).
