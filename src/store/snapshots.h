@@ -103,8 +103,8 @@ public:
     UpkeepCounts upkeep() const;
     /// Own bytes and inodes, without the parent's.
     Result<drivers::Usage> usage(const std::string &key);
-    /// Frees what remove() left, and settles layers that are not in use (upkeep.h). Waits ten seconds at most; what is
-    /// not done by then goes on.
+    /// Syncs what was committed, frees what remove() left, and settles layers that are not in use (upkeep.h). Waits ten
+    /// seconds at most; what is not done by then goes on.
     Status cleanup();
 
 private:

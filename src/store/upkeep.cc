@@ -17,6 +17,10 @@ namespace {
 /// An unpack or a container's start comes in a burst of calls; work that competes with it, and that its next call may
 /// make vain, waits until it is over.
 constexpr std::chrono::seconds quiet{10};
+/// Between two layers of an image containerd commits one and prepares the next.
+constexpr std::chrono::seconds between_layers{1};
+/// What is committed waits no longer than that for a sync to begin.
+constexpr std::chrono::seconds sync_latest{30};
 /// What could not be synced for want of means is tried again after that.
 constexpr std::chrono::seconds sync_again{10};
 
@@ -45,6 +49,12 @@ Result<std::vector<LayerId>> left_unsynced(Records &records) {
     return out;
 }
 
+/// containerd prepares what it unpacks into with the label containerd.io/snapshot.ref, and nothing else.
+bool is_unpacking(Records &records) {
+    auto row = records.prepare("SELECT 1 FROM snapshots WHERE kind = 2 AND ref <> '' LIMIT 1");
+    return row && row->step().value_or(false);
+}
+
 Result<bool> is_unsynced(Records &records, LayerId layer) {
     auto row = TRY(records.prepare("SELECT 1 FROM snapshots WHERE layer = ? AND kind = 3 AND synced = 0"));
     return TRY(row.bind(layer).step());
@@ -68,20 +78,38 @@ Upkeep::~Upkeep() {
 void Upkeep::sync_later(LayerId layer) {
     {
         const std::lock_guard lock(mutex_);
+        last_ = std::chrono::steady_clock::now();
+        if (unsynced_.empty()) first_ = last_;
         unsynced_.push_back(layer);
     }
     sync_wake_.notify_one();
 }
 
+void Upkeep::wait_for_its_time(std::unique_lock<std::mutex> &lock, const std::stop_token &stop) {
+    while (!sync_now_ && !stop.stop_requested()) {
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= first_ + sync_latest) return;
+        if (now >= last_ + between_layers) {
+            lock.unlock();
+            const bool unpacking = is_unpacking(*store_.records_);
+            lock.lock();
+            if (!unpacking) return;
+        }
+        (void)sync_wake_.wait_for(lock, stop, between_layers, [&] { return sync_now_; });
+    }
+}
+
 void Upkeep::sync_all(const std::stop_token &stop) {
     std::unique_lock lock(mutex_);
-    while (!stop.stop_requested()) {
+    while (!stop.stop_requested() || !unsynced_.empty()) {
         const auto any = [&] { return !unsynced_.empty(); };
         if (again_.empty())
             (void)sync_wake_.wait(lock, stop, any);
         else if (!sync_wake_.wait_until(lock, stop, retry_at_, any) && !stop.stop_requested())
             unsynced_ = std::exchange(again_, {});
         if (unsynced_.empty()) continue;
+        wait_for_its_time(lock, stop); // at once when it is stopped: the machine may go down next
+        sync_now_ = false;
         const auto layers = std::exchange(unsynced_, {});
         lock.unlock();
         const SyncReport report = sync(layers);
@@ -150,6 +178,8 @@ Result<uint64_t> Upkeep::note(std::span<const LayerId> layers) {
 Status Upkeep::clean(std::chrono::milliseconds patience) {
     std::unique_lock lock(mutex_);
     const uint64_t mine = ++wanted_;
+    sync_now_ = !unsynced_.empty();
+    sync_wake_.notify_one();
     keep_wake_.notify_one();
     if (!cleaned_wake_.wait_for(lock, patience, [&] { return done_ >= mine; })) return {};
     return cleaned_;

@@ -47,10 +47,12 @@ public:
     Upkeep(const Upkeep &) = delete;
     Upkeep &operator=(const Upkeep &) = delete;
 
-    /// A committed layer, whose row says synced = 0.
+    /// A committed layer, whose row says synced = 0. Its data is synced when no image is being unpacked, which it would
+    /// slow down, but in half a minute at the latest: about then the kernel writes it by itself
+    /// (Documentation/admin-guide/sysctl/vm.rst, dirty_expire_centisecs).
     void sync_later(LayerId layer);
-    /// The trash is emptied and layers are settled from now on, and this waits for both as long as `patience`; what
-    /// takes longer goes on behind. An error of theirs is returned when it came in time.
+    /// What waits is synced, the trash is emptied and layers are settled from now on, and this waits for the last two
+    /// as long as `patience`; what takes longer goes on behind. An error of theirs is returned when it came in time.
     Status clean(std::chrono::milliseconds patience);
     /// A client has changed something: what comes by itself waits.
     void touch();
@@ -58,6 +60,7 @@ public:
 
 private:
     void sync_all(const std::stop_token &stop);
+    void wait_for_its_time(std::unique_lock<std::mutex> &lock, const std::stop_token &stop);
     struct SyncReport {
         uint64_t synced = 0;
         std::vector<LayerId> again; ///< to be tried again
@@ -76,6 +79,8 @@ private:
     // All guarded by mutex_.
     std::vector<LayerId> unsynced_, again_; ///< to be synced; the same, but not before retry_at_
     std::chrono::steady_clock::time_point retry_at_;
+    std::chrono::steady_clock::time_point first_, last_; ///< when unsynced_ got its first one, and its last one
+    bool sync_now_ = false;
     uint64_t wanted_ = 0, done_ = 0; ///< cleanings
     Status cleaned_;                 ///< how the last one ended
     bool changed_ = true;            ///< since the last cleaning that came by itself

@@ -70,6 +70,25 @@ TEST_F(UpkeepTest, ASyncThatHadNotTheMeansIsDoneAgain) {
     EXPECT_EQ(all_->counts()->unsynced, 0U);
 }
 
+/// An unpack is under way, whose layers would wait for this one's sync: it may take half a minute until that comes.
+TEST_F(UpkeepTest, WhatStopsIsSyncedFirst) {
+    ASSERT_TRUE(all_->prepare("extract", "", {{std::string(store::ref_label), "sha256:next"}}));
+    ASSERT_TRUE(all_->prepare("key", "", {}));
+    ASSERT_TRUE(all_->commit("name", "key", {}, {}));
+    all_.reset();
+    all_ = std::make_unique<store::Snapshots>(*store_);
+    EXPECT_EQ(all_->counts()->unsynced, 0U);
+}
+
+TEST_F(UpkeepTest, ACleanupSyncsWhatWaits) {
+    ASSERT_TRUE(all_->prepare("extract", "", {{std::string(store::ref_label), "sha256:next"}}));
+    ASSERT_TRUE(all_->prepare("key", "", {}));
+    ASSERT_TRUE(all_->commit("name", "key", {}, {}));
+    ASSERT_TRUE(all_->cleanup());
+    EXPECT_TRUE(wait_for([&] { return all_->upkeep().synced == 1; }));
+    EXPECT_EQ(all_->counts()->unsynced, 0U);
+}
+
 /// The kernel tells only once that it lost something, and the next sync succeeds.
 TEST_F(UpkeepTest, WhatTheKernelCouldNotWriteIsNeverTrusted) {
     ASSERT_TRUE(all_->prepare("key", "", {}));
