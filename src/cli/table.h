@@ -6,10 +6,9 @@
 #include <string_view>
 #include <vector>
 
-namespace shale::cli {
+#include "base/text.h"
 
-/// Control characters (terminal escapes of a hostile image name) as \xNN; all else as it is.
-std::string printable(std::string_view text);
+namespace shale::cli {
 
 /// Rows of cells; the widest cell of a column sets its width. Columns whose header starts with '>' are aligned right.
 class Table {

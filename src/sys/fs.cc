@@ -56,7 +56,10 @@ std::string what(std::string_view verb, int fd, const char *name) {
     return out;
 }
 
-Result<bool> read_entries(int dir, std::vector<DirEntry> &out) {
+namespace {
+
+/// One getdents64 of at most 64 KiB; false at the end of the directory.
+template <class F> Result<bool> read_some_entries(int dir, F &&on_entry) {
     constexpr size_t buffer_size = size_t{64} << 10U;
     alignas(dirent64) thread_local std::array<char, buffer_size> buffer;
     ssize_t got = invoke(Op::getdents, dir, nullptr, [&] { return ::getdents64(dir, buffer.data(), buffer_size); });
@@ -64,14 +67,26 @@ Result<bool> read_entries(int dir, std::vector<DirEntry> &out) {
     for (size_t at = 0; at < static_cast<size_t>(got);) {
         const auto *raw = reinterpret_cast<const dirent64 *>(buffer.data() + at);
         at += raw->d_reclen;
-        std::string_view name(static_cast<const char *>(raw->d_name));
-        if (name == "." || name == "..") continue;
-        out.push_back({std::string(name), raw->d_ino, raw->d_type});
+        const char *name = static_cast<const char *>(raw->d_name);
+        if (std::string_view(name) != "." && std::string_view(name) != "..") on_entry(name, raw->d_ino, raw->d_type);
     }
     return got > 0;
 }
 
+} // namespace
+
+Result<bool> read_entries(int dir, std::vector<DirEntry> &out) {
+    return read_some_entries(
+        dir, [&out](const char *name, uint64_t inode, unsigned char type) { out.push_back({name, inode, type}); });
+}
+
 } // namespace detail
+
+Status for_each_entry(int dir, const std::function<void(const char *, uint64_t, unsigned char)> &on_entry) {
+    while (TRY(detail::read_some_entries(dir, on_entry))) {
+    }
+    return {};
+}
 
 Result<UniqueFd> open_at(int dir, const char *name, int flags, mode_t mode) {
     int fd = invoke(Op::open, dir, name, [&] { return ::openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW, mode); });

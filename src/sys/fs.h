@@ -80,6 +80,11 @@ struct DirEntry {
 /// All entries but "." and "..", in the kernel's order. Bounded by `limit` entries (ResourceExhausted).
 Result<std::vector<DirEntry>> list_dir(int dir, size_t limit = 10'000'000);
 
+/// The entries but "." and "..", one after the other, in the kernel's order: nothing is kept of them. `name` ends with
+/// a NUL and is valid within the call; `type` may be DT_UNKNOWN. Must not be called from within `on_entry`.
+Status for_each_entry(int dir,
+                      const std::function<void(const char *name, uint64_t inode, unsigned char type)> &on_entry);
+
 /// Extended attributes of an open descriptor; for a name use the /proc/self/fd form inside.
 Result<std::vector<std::string>> list_xattrs(int dir, const char *name);
 Result<std::optional<std::string>> get_xattr(int dir, const char *name, const char *key);
