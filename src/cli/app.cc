@@ -33,9 +33,18 @@ void install_signals() {
     signal(SIGPIPE, SIG_IGN);
 }
 
+/// Of the host, and not of a store: no configuration that is broken may stand in the way.
+bool is_about_host(const Verb &verb) {
+    const auto *df = std::get_if<DfArgs>(&verb);
+    return std::holds_alternative<FactsArgs>(verb) || std::holds_alternative<DoctorArgs>(verb) ||
+           std::holds_alternative<OrphansLsArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
+           std::holds_alternative<OrphansTrashArgs>(verb) || std::holds_alternative<OrphansUndoArgs>(verb) ||
+           std::holds_alternative<OrphansPurgeArgs>(verb) || (df != nullptr && df->host);
+}
+
 bool needs_namespace(const Verb &verb) {
-    return !std::holds_alternative<VersionArgs>(verb) && !std::holds_alternative<ConfigShowArgs>(verb) &&
-           !std::holds_alternative<ContainerdConfigArgs>(verb);
+    return !is_about_host(verb) && !std::holds_alternative<VersionArgs>(verb) &&
+           !std::holds_alternative<ConfigShowArgs>(verb) && !std::holds_alternative<ContainerdConfigArgs>(verb);
 }
 
 /// The first error wins; output that did not arrive is one too.
@@ -44,9 +53,11 @@ Result<int> run_verb(const CommandLine &line, mode_t user_umask) {
     context.globals = line.globals;
     context.user_umask = user_umask;
     context.cancel = &canceled;
-    const bool user_store = geteuid() != 0 || getenv("SHALE_USERNS") != nullptr;
-    context.config = TRY(load_config(line.globals, user_store));
-    context.settings = TRY(resolve(context.config.sources, context.config.default_root, drivers::registry()));
+    if (!is_about_host(line.verb)) {
+        const bool user_store = geteuid() != 0 || getenv("SHALE_USERNS") != nullptr;
+        context.config = TRY(load_config(line.globals, user_store));
+        context.settings = TRY(resolve(context.config.sources, context.config.default_root, drivers::registry()));
+    }
     for (const std::string &note : context.settings.notes)
         context.detail("shale: note: " + note);
     if (needs_namespace(line.verb)) context.rootless = enter_user_namespace();

@@ -84,7 +84,16 @@ struct UnshareArgs {
     std::vector<std::string> command;
 };
 struct GcArgs {};
-struct DfArgs {};
+/// Which host is looked at.
+struct HostArgs {
+    std::string root = "/";
+    std::vector<std::string> stores; ///< ENGINE=DIRECTORY; empty: all that are found
+    bool no_usage = false;
+};
+struct DfArgs {
+    bool host = false; ///< of the whole host
+    HostArgs where;
+};
 struct CheckArgs {
     std::string level = "quick";
     bool repair = false;
@@ -105,12 +114,45 @@ struct LeaseRmArgs {
 struct ConfigShowArgs {};
 struct ContainerdConfigArgs {};
 
-using Verb = std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs,
-                          ImageInspectArgs, ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs,
-                          LayerExportArgs, ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs,
-                          ContainerLsArgs, ContainerInspectArgs, ContainerDiffArgs, ContainerCommitArgs,
-                          ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs, GcArgs, DfArgs, CheckArgs,
-                          MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs, ContainerdConfigArgs>;
+struct FactsArgs {
+    HostArgs host;
+};
+struct DoctorArgs {
+    HostArgs host;
+    std::string facts; ///< a file of `shale facts` instead of a host
+    std::string format = "text", explain;
+    std::vector<std::string> checks;
+    bool list = false;
+    uint64_t watch_s = 0;
+};
+struct OrphansLsArgs {
+    HostArgs host;
+};
+struct OrphansReclaimArgs {
+    HostArgs host;
+    std::vector<std::string> layers;
+    uint64_t min_age_s = 600;
+};
+struct OrphansTrashArgs {
+    HostArgs host;
+};
+struct OrphansUndoArgs {
+    HostArgs host;
+    std::vector<std::string> layers;
+};
+struct OrphansPurgeArgs {
+    HostArgs host;
+    std::vector<std::string> layers;
+};
+
+using Verb =
+    std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs, ImageInspectArgs,
+                 ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
+                 ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
+                 ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
+                 GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs,
+                 ContainerdConfigArgs, FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs,
+                 OrphansUndoArgs, OrphansPurgeArgs>;
 
 struct CommandLine {
     Globals globals;

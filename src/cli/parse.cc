@@ -28,6 +28,7 @@ public:
         add_run();
         add_migrate();
         add_leases();
+        add_host();
     }
 
     Result<CommandLine> parse(const std::vector<std::string> &arguments) {
@@ -145,7 +146,7 @@ private:
         a.add_flag("-q,--quiet", g.quiet, "Only ids")->group(group);
         a.add_flag("-v,--verbose", g.verbose, "Say more on standard error")->group(group);
         a.add_flag("--no-color", g.no_color, "No colours (so does NO_COLOR)")->group(group);
-        a.add_flag("--dry-run", g.dry_run, "rm, gc, migrate: only say what would be done")->group(group);
+        a.add_flag("--dry-run", g.dry_run, "rm, gc, migrate, orphans: only say what would be done")->group(group);
     }
 
     template <class Args> CLI::App *add(CLI::App *to, const char *name, const char *help, Args &args) {
@@ -165,7 +166,9 @@ private:
             ->add_flag("--measure", drivers_.measure, "Also time what containers do, with each driver that works here");
         add(&app_, "version", "Version", version_);
         add(&app_, "gc", "Remove what nothing uses", gc_);
-        add(&app_, "df", "Where the space is", df_);
+        CLI::App *df = add(&app_, "df", "Where the space is", df_);
+        df->add_flag("--host", df_.host, "On the whole host: all stores of all engines, and what lies beside them");
+        add_host_options(df, df_.where, false);
         CLI::App *check = add(&app_, "check", "Verify the store", check_);
         check->add_option("--level", check_.level, "quick, full or data")
             ->capture_default_str()
@@ -287,23 +290,76 @@ private:
         add(lease, "rm", "Remove leases", lease_rm_)->add_option("ID", lease_rm_.ids)->required();
     }
 
+    static void add_host_options(CLI::App *verb, HostArgs &host, bool usage = true) {
+        verb->add_option("--host-root", host.root, "Where the host's disk is mounted")->capture_default_str();
+        verb->add_option("--store", host.stores, "ENGINE=DIRECTORY: only this one; may be repeated")
+            ->allow_extra_args(false);
+        if (usage)
+            verb->add_flag("--no-usage", host.no_usage, "Do not count what layers take: looks at no inode of theirs");
+    }
+
+    void add_host() {
+        add_host_options(add(&app_, "facts", "All there is to know about this container host, JSON", facts_),
+                         facts_.host);
+        CLI::App *doctor = add(&app_, "doctor", "What is wrong with this container host, and what to do", doctor_);
+        add_host_options(doctor, doctor_.host);
+        doctor->add_option("--facts", doctor_.facts, "A file of `shale facts` instead; - is standard input");
+        doctor->add_option("--format", doctor_.format, "text, json, html, prometheus, line (node-problem-detector)")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"text", "json", "html", "prometheus", "line"}));
+        doctor->add_option("--check", doctor_.checks, "Only this check; may be repeated")->allow_extra_args(false);
+        doctor->add_option("--explain", doctor_.explain, "The page of a check");
+        doctor->add_flag("--list", doctor_.list, "List the checks");
+        doctor->add_option("--watch", doctor_.watch_s, "Again every so many seconds, until interrupted");
+        add_orphans();
+    }
+
+    void add_orphans() {
+        CLI::App *orphans = group("orphans", "What lies in stores and is in no record");
+        orphans->require_subcommand(0, 1); // by itself it is `ls`
+        orphans->callback([this, orphans] {
+            if (orphans->get_subcommands().empty()) line_.verb = orphans_ls_;
+        });
+        add_host_options(orphans, orphans_host_);
+        add(orphans, "ls", "List orphans, each with its proof", orphans_ls_);
+        CLI::App *reclaim = add(orphans, "reclaim", "Move orphans to a trash; undo puts them back", orphans_reclaim_);
+        reclaim->add_option("LAYER", orphans_reclaim_.layers, "Only these; default: all that nothing stands against");
+        reclaim->add_option("--min-age", orphans_reclaim_.min_age_s, "Seconds: younger ones stay")
+            ->capture_default_str();
+        add(orphans, "trash", "List what was reclaimed and not purged", orphans_trash_);
+        add(orphans, "undo", "Put reclaimed layers back", orphans_undo_)
+            ->add_option("LAYER", orphans_undo_.layers, "Only these; default: all");
+        add(orphans, "purge", "Free what was reclaimed, for good", orphans_purge_)
+            ->add_option("LAYER", orphans_purge_.layers, "Only these; default: all");
+    }
+
     [[nodiscard]] bool has_dry_run() const {
         const auto &verb = line_.verb;
         return std::holds_alternative<ImageRmArgs>(verb) || std::holds_alternative<ContainerRmArgs>(verb) ||
                std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb) ||
-               std::holds_alternative<MigrateArgs>(verb);
+               std::holds_alternative<MigrateArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
+               std::holds_alternative<OrphansUndoArgs>(verb) || std::holds_alternative<OrphansPurgeArgs>(verb);
     }
 
     /// What CLI11 cannot turn into its final type.
     Status convert() {
+        std::visit(
+            [this]<class Args>(Args &args) {
+                if constexpr (requires { args.host = orphans_host_; })
+                    if constexpr (!std::is_same_v<Args, FactsArgs> && !std::is_same_v<Args, DoctorArgs>)
+                        args.host = orphans_host_;
+            },
+            line_.verb);
         for (const std::string &text : storage_opts_)
             line_.globals.flags.storage_opts.push_back({text, "--storage-opt", false});
         if (!max_layer_size_.empty())
             line_.globals.flags.max_layer_bytes =
                 TRY(in_context(parse_bytes(max_layer_size_), [] { return std::string("--max-layer-size"); }));
         if (line_.globals.dry_run && !has_dry_run())
-            return fail(Errc::InvalidArgument,
-                        "this command has no --dry-run: that is for image rm, container rm, lease rm, gc and migrate");
+            return fail(
+                Errc::InvalidArgument,
+                "this command has no --dry-run: that is for image rm, container rm, lease rm, gc, migrate, orphans "
+                "reclaim, orphans undo and orphans purge");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
@@ -359,6 +415,14 @@ private:
     LeaseRmArgs lease_rm_;
     ConfigShowArgs config_show_;
     ContainerdConfigArgs containerd_config_;
+    FactsArgs facts_;
+    DoctorArgs doctor_;
+    HostArgs orphans_host_;
+    OrphansLsArgs orphans_ls_;
+    OrphansReclaimArgs orphans_reclaim_;
+    OrphansTrashArgs orphans_trash_;
+    OrphansUndoArgs orphans_undo_;
+    OrphansPurgeArgs orphans_purge_;
 };
 
 } // namespace

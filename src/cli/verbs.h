@@ -38,6 +38,16 @@ Result<int> run(Context &context, const LeaseLsArgs &args);
 Result<int> run(Context &context, const LeaseRmArgs &args);
 Result<int> run(Context &context, const ConfigShowArgs &args);
 Result<int> run(Context &context, const ContainerdConfigArgs &args);
+Result<int> run(Context &context, const FactsArgs &args);
+Result<int> run(Context &context, const DoctorArgs &args);
+Result<int> run(Context &context, const OrphansLsArgs &args);
+Result<int> run(Context &context, const OrphansReclaimArgs &args);
+Result<int> run(Context &context, const OrphansTrashArgs &args);
+Result<int> run(Context &context, const OrphansUndoArgs &args);
+Result<int> run(Context &context, const OrphansPurgeArgs &args);
+
+/// `shale df --host`
+Result<int> run_df_host(Context &context, const HostArgs &args);
 
 /// A layer as a JSON object.
 void write_layer(Json &json, const store::LayerInfo &layer);

@@ -38,7 +38,8 @@ Result<int> run(Context &context, const GcArgs &) {
     return 0;
 }
 
-Result<int> run(Context &context, const DfArgs &) {
+Result<int> run(Context &context, const DfArgs &args) {
+    if (args.host) return run_df_host(context, args.where);
     auto store = TRY(context.open_store());
     const auto report = TRY(store->space());
     if (context.globals.json) {

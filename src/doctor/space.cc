@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "doctor/space.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "doctor/checks/common.h"
+#include "probe/usage.h"
+
+namespace shale::doctor {
+
+namespace {
+
+using probe::Facts;
+using probe::FileSystem;
+
+void add(SpaceNode &to, SpaceNode part) {
+    to.bytes += part.bytes;
+    to.inodes += part.inodes;
+    if (part.bytes != 0 || part.inodes != 0) to.parts.push_back(std::move(part));
+}
+
+void sort_parts(std::vector<SpaceNode> &parts) {
+    std::ranges::sort(parts, std::ranges::greater{}, &SpaceNode::bytes);
+    for (SpaceNode &part : parts)
+        sort_parts(part.parts);
+}
+
+/// By what keeps it: the group's name comes first in the report.
+std::string group_of(const probe::StoreLayer &layer) {
+    if (!layer.recorded) return layer.kind == "ingest" ? "being made" : "without a record";
+    const auto used_by = [&](std::string_view what) {
+        return std::ranges::any_of(layer.used_by, [&](const std::string &user) { return user.starts_with(what); });
+    };
+    if (layer.kind == "active" || layer.kind == "init" || layer.kind == "view") return "containers";
+    if (used_by("image ")) return "images";
+    if (used_by("build cache ") || layer.kind == "cache") return "build cache";
+    if (used_by("container ") || used_by("layer ")) return "images";
+    return "used by nothing";
+}
+
+std::string name_of_layer(const probe::StoreLayer &layer) {
+    const std::string users = layer.used_by.empty() ? "" : ", " + layer.used_by.front();
+    return fmt::format("{}{}{}", layer.id.substr(0, 24), users,
+                       layer.used_by.size() > 1 ? fmt::format(" and {} more", layer.used_by.size() - 1) : "");
+}
+
+SpaceNode layers_of(const Facts &facts, const probe::Store &store, const FileSystem &fs) {
+    std::map<std::string, SpaceNode> groups;
+    for (const auto &layer : store.layers) {
+        if (!layer.usage || checks::file_system_of(facts, layer.path) != &fs) continue;
+        SpaceNode &group = groups[group_of(layer)];
+        add(group, {.name = name_of_layer(layer), .bytes = layer.usage->bytes, .inodes = layer.usage->inodes});
+    }
+    SpaceNode out{.name = checks::name_of(store)};
+    for (auto &[name, group] : groups) {
+        group.name = name;
+        add(out, std::move(group));
+    }
+    return out;
+}
+
+SpaceNode store_of(const Facts &facts, const probe::Store &store, const FileSystem &fs) {
+    SpaceNode out = layers_of(facts, store, fs);
+    SpaceNode volumes{.name = "volumes"}, logs{.name = "container logs"};
+    for (const auto &volume : store.volumes)
+        if (volume.usage && checks::file_system_of(facts, volume.path) == &fs)
+            add(volumes, {.name = volume.name, .bytes = volume.usage->bytes, .inodes = volume.usage->inodes});
+    for (const auto &container : store.containers)
+        if (!container.log_path.empty() && checks::file_system_of(facts, container.log_path) == &fs)
+            add(logs, {.name = container.name.empty() ? container.id : container.name, .bytes = container.log_bytes});
+    add(out, std::move(volumes));
+    add(out, std::move(logs));
+    if (checks::file_system_of(facts, store) == &fs)
+        for (const auto &[name, bytes] : store.other_bytes)
+            add(out, {.name = name, .bytes = bytes});
+    return out;
+}
+
+SpaceNode deleted_on(const Facts &facts, const FileSystem &fs) {
+    SpaceNode out{.name = "deleted files that are still open"};
+    std::map<std::pair<int, std::string>, SpaceNode> processes;
+    std::map<uint64_t, bool> seen; // one file may be open in several
+    for (const auto &file : facts.deleted_files)
+        if (file.device == fs.device && !std::exchange(seen[file.inode], true))
+            add(processes[{file.pid, file.command}], {.name = file.path, .bytes = file.bytes, .inodes = 1});
+    for (auto &[process, node] : processes) {
+        node.name = checks::process_name(process.first, process.second);
+        add(out, std::move(node));
+    }
+    return out;
+}
+
+/// `others` of this file system without what its stores have in them.
+SpaceNode other_files(const FileSystem &fs, const Facts &facts, const std::vector<OtherTree> &others,
+                      const std::map<std::string, SpaceNode> &stores_by_root) {
+    SpaceNode out{.name = "other files"};
+    for (const OtherTree &tree : others) {
+        if (checks::file_system_of(facts, tree.path) != &fs) continue;
+        SpaceNode node{.name = tree.path, .bytes = tree.bytes, .inodes = tree.inodes};
+        for (const auto &[root, store] : stores_by_root) {
+            if (!checks::lies_in(root, tree.path)) continue;
+            node.bytes -= std::min(node.bytes, store.bytes);
+            node.inodes -= std::min(node.inodes, store.inodes);
+        }
+        add(out, std::move(node));
+    }
+    return out;
+}
+
+int64_t difference(uint64_t whole, uint64_t part) {
+    return static_cast<int64_t>(whole) - static_cast<int64_t>(part);
+}
+
+} // namespace
+
+std::vector<OtherTree> count_others(const probe::Host &host, const Facts &facts, unsigned threads,
+                                    const std::function<void(uint64_t)> &on_progress) {
+    std::vector<std::string> paths;
+    for (const FileSystem &fs : facts.file_systems) {
+        if (std::ranges::none_of(facts.stores,
+                                 [&](const auto &store) { return checks::file_system_of(facts, store) == &fs; }))
+            continue;
+        const auto top = host.list_if_there(fs.target);
+        if (!top) continue;
+        for (const auto &entry : *top) {
+            std::string path = (fs.target == "/" ? "" : fs.target) + "/" + entry.name;
+            if (checks::file_system_of(facts, path) == &fs) paths.push_back(std::move(path));
+        }
+    }
+    std::vector<OtherTree> out;
+    for (const auto &tree : probe::count_trees(host, paths, threads, on_progress))
+        out.push_back({tree.path, tree.usage.bytes, tree.usage.inodes});
+    return out;
+}
+
+std::vector<Space> account(const Facts &facts, const std::vector<OtherTree> &others) {
+    std::vector<Space> out;
+    for (const FileSystem &fs : facts.file_systems) {
+        Space space;
+        space.file_system = &fs;
+        space.used_bytes = fs.total_bytes - std::min(fs.free_bytes, fs.total_bytes);
+        space.used_inodes = fs.total_inodes - std::min(fs.free_inodes, fs.total_inodes);
+        std::map<std::string, SpaceNode> by_root;
+        SpaceNode all;
+        for (const auto &store : facts.stores) {
+            SpaceNode node = store_of(facts, store, fs);
+            SpaceNode &root = by_root[store.root];
+            root.bytes += node.bytes;
+            root.inodes += node.inodes;
+            add(all, std::move(node));
+        }
+        if (all.parts.empty()) continue;
+        add(all, deleted_on(facts, fs));
+        add(all, other_files(fs, facts, others, by_root));
+        space.parts = std::move(all.parts);
+        sort_parts(space.parts);
+        space.rest_bytes = difference(space.used_bytes, all.bytes);
+        space.rest_inodes = fs.total_inodes == 0 ? 0 : difference(space.used_inodes, all.inodes);
+        out.push_back(std::move(space));
+    }
+    return out;
+}
+
+} // namespace shale::doctor
