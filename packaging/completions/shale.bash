@@ -15,20 +15,22 @@ _shale() {
   done
   _shale_ask() { shale "${root[@]}" "$@" 2>/dev/null; }
   case $prev in
-    --root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-    --config | --daemon-json) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    --root | --host-root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --config | --daemon-json | --facts) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     -s | --driver | --storage-driver | --to) words=$(shale drivers --quiet 2>/dev/null) ;;
     --to-root) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --verify) words="digest data" ;;
     --durability) words="full none" ;;
     --level) words="quick full data" ;;
     --compression) words="gzip zstd none" ;;
-    --format) words="oci oci-dir docker" ;;
+    --format) if [[ $group == doctor ]]; then words="text json html prometheus line"; else words="oci oci-dir docker"; fi ;;
+    --explain | --check) words=$(shale doctor --list --json 2>/dev/null | sed -n 's/.*"id": "\(.*\)".*/\1/p') ;;
+    --store) words="docker= containerd= podman= shale="; compopt -o nospace ;;
     --container) words=$(_shale_ask container ls --quiet) ;;
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -51,6 +53,14 @@ _shale() {
     check) options="--level --repair" ;;
     migrate) options="--to --to-root --to-opt --verify --force --finish --rollback" ;;
     drivers) options="--measure" ;;
+    df) options="--host --host-root --store" ;;
+    facts) options="--host-root --store --no-usage" ;;
+    doctor) options="--host-root --store --no-usage --facts --format --check --explain --list --watch" ;;
+    orphans) options="--host-root --store --no-usage"
+      case $verb in
+        "") words="ls reclaim trash undo purge" ;;
+        reclaim) options+=" --min-age"; words=$(shale orphans ls --no-usage --quiet 2>/dev/null) ;;
+      esac ;;
     config) [[ -n $verb ]] || words="show" ;;
     containerd) [[ -n $verb ]] || words="config" ;;
     lease) case $verb in

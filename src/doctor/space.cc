@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "doctor/space.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <map>
@@ -125,11 +127,15 @@ std::vector<OtherTree> count_others(const probe::Host &host, const Facts &facts,
         if (std::ranges::none_of(facts.stores,
                                  [&](const auto &store) { return checks::file_system_of(facts, store) == &fs; }))
             continue;
+        const auto root = host.stat(fs.target);
         const auto top = host.list_if_there(fs.target);
-        if (!top) continue;
+        if (!top || !root || !*root) continue;
+        const auto dir = host.open_path(fs.target, O_PATH | O_DIRECTORY);
         for (const auto &entry : *top) {
-            std::string path = (fs.target == "/" ? "" : fs.target) + "/" + entry.name;
-            if (checks::file_system_of(facts, path) == &fs) paths.push_back(std::move(path));
+            const auto st =
+                dir ? sys::stat_at(dir->get(), entry.name.c_str()) : Result<struct stat>(std::unexpected(dir.error()));
+            if (st && st->st_dev == (*root)->st_dev) // else something else is mounted there
+                paths.push_back((fs.target == "/" ? "" : fs.target) + "/" + entry.name);
         }
     }
     std::vector<OtherTree> out;

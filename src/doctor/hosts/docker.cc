@@ -94,6 +94,10 @@ bool is_on(const docker::Settings &settings, const char *name) {
     return found != settings.end() && found->second == "true";
 }
 
+bool is_graph_driver(const std::string &name) {
+    return std::ranges::find(docker::drivers, name) != std::end(docker::drivers);
+}
+
 /// Where dockerd keeps images and layers.
 enum class Images : uint8_t { graph_driver, containerd, probably_containerd };
 
@@ -103,9 +107,6 @@ Images where_images_are(const Place &place, const docker::Containers &containers
                         const std::vector<std::string> &drivers) {
     if (place.settings.contains("features.containerd-snapshotter"))
         return is_on(place.settings, "features.containerd-snapshotter") ? Images::containerd : Images::graph_driver;
-    const auto is_graph_driver = [](const std::string &driver) {
-        return std::ranges::find(docker::drivers, driver) != std::end(docker::drivers);
-    };
     const bool of_snapshotter = std::ranges::any_of(containers.all, [&](const auto &container) {
         return !container.driver.empty() && !is_graph_driver(container.driver);
     });
@@ -113,11 +114,14 @@ Images where_images_are(const Place &place, const docker::Containers &containers
     return drivers.empty() ? Images::probably_containerd : Images::graph_driver;
 }
 
-/// The one that the configuration names; else the first that has images, else the first (they are in dockerd's order).
+/// The one that the configuration names, if there is something of it; else the first that has layers, else the first
+/// (they are in dockerd's order).
 std::string driver_in_use(const Place &place, const std::vector<Draft> &drafts) {
-    if (const auto said = place.settings.find("storage-driver"); said != place.settings.end()) return said->second;
+    const auto said = place.settings.find("storage-driver");
     for (const auto &draft : drafts)
-        if (!draft.store.images.empty() || !draft.layer_of_chain.empty()) return draft.driver;
+        if (said != place.settings.end() && draft.driver == said->second) return draft.driver;
+    for (const auto &draft : drafts)
+        if (!draft.layer_of_chain.empty()) return draft.driver;
     return drafts.empty() ? std::string() : drafts.front().driver;
 }
 
@@ -165,7 +169,8 @@ void begin_drafts(const probe::Host &host, const Place &place, const std::vector
         !drivers.empty() || out.cache || !out.containers.all.empty() || host.is_dir(place.root + "/volumes");
     if (!anything) return;
     const auto said = place.settings.find("storage-driver");
-    auto &draft = out.drafts.emplace_back(host, place.root, said == place.settings.end() ? "overlayfs" : said->second);
+    const bool says_snapshotter = said != place.settings.end() && !is_graph_driver(said->second);
+    auto &draft = out.drafts.emplace_back(host, place.root, says_snapshotter ? said->second : "overlayfs");
     draft.in_use = true;
     draft.store.settings["containerd-snapshotter"] = images == Images::containerd ? "true" : "probably";
 }

@@ -101,14 +101,17 @@ uint64_t file_bytes(const probe::Host &host, const std::string &path) {
 
 /// What the drivers json-file and local wrote, with the rotated ones (daemon/logger/loggerutils/logfile.go).
 uint64_t log_bytes(const probe::Host &host, const std::string &dir, const std::string &id,
-                   const std::vector<sys::DirEntry> &entries) {
+                   const std::vector<sys::DirEntry> &entries, std::vector<probe::Problem> &problems) {
     uint64_t out = 0;
     const std::string log = id + "-json.log";
     for (const auto &entry : entries)
         if (entry.type == DT_REG && entry.name.starts_with(log))
             out += file_bytes(host, fmt::format("{}/{}", dir, entry.name));
     const auto local = host.list_if_there(dir + "/local-logs", max_logs);
-    if (!local) return out;
+    if (!local) {
+        problems.push_back({.about = dir + "/local-logs", .why = local.error().text()});
+        return out;
+    }
     for (const auto &entry : *local)
         if (entry.type == DT_REG) out += file_bytes(host, fmt::format("{}/local-logs/{}", dir, entry.name));
     return out;
@@ -119,7 +122,7 @@ void read_container(const probe::Host &host, Containers &out, const std::string 
     if (!entries) return out.sources.broken(dir, record_kind, entries.error());
     probe::StoreContainer container;
     container.id = id;
-    container.log_bytes = log_bytes(host, dir, id, *entries);
+    container.log_bytes = log_bytes(host, dir, id, *entries, out.problems);
     out.log_bytes += container.log_bytes;
     const std::string config = dir + "/config.v2.json", host_config = dir + "/hostconfig.json";
     if (const auto done = read_config(host, out, container, config); !done) {

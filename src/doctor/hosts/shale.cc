@@ -543,10 +543,10 @@ bool read_root(const probe::Host &host, const std::vector<probe::Process> &proce
     return true;
 }
 
-/// Roots that the configuration names: `root`, and those of [[snapshotter]] tables.
+/// Roots that the configuration names: `root`, and those of [[snapshotter]] tables. Its text is gathered elsewhere.
 std::vector<Root> configured_roots(const probe::Host &host, probe::Facts &facts) {
     std::vector<Root> out;
-    auto text = host.read_if_there(config_path);
+    const auto text = host.read_if_there(config_path);
     if (!text) facts.problems.push_back({config_path, text.error().text()});
     if (text && *text) {
         const TomlValues values = toml_values(**text);
@@ -554,7 +554,6 @@ std::vector<Root> configured_roots(const probe::Host &host, probe::Facts &facts)
             if (value.key == "root" && (value.table.empty() || value.table == "snapshotter") &&
                 value.values.size() == 1)
                 out.push_back({value.values.front(), true});
-        facts.config_files.push_back({config_path, "shale.toml", std::move(**text)});
     }
     if (out.empty()) out.push_back({default_root, true});
     return out;
