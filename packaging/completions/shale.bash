@@ -30,7 +30,7 @@ _shale() {
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -56,7 +56,12 @@ _shale() {
     df) options="--host --host-root --store" ;;
     facts) options="--host-root --store --no-usage" ;;
     doctor) options="--host-root --store --no-usage --facts --format --check --explain --list --watch" ;;
-    orphans) options="--host-root --store --no-usage"
+    cache) case $verb in
+      "") words="top evict" ;;
+      top) options="--host-root --store --by --most" ;;
+      evict) options="--host-root --store --layer --image --cgroup" ;;
+      esac ;;
+    orphans) options="--host-root --store --no-usage --assume-alone"
       case $verb in
         "") words="ls reclaim trash undo purge" ;;
         reclaim) options+=" --min-age"; words=$(shale orphans ls --no-usage --quiet 2>/dev/null) ;;

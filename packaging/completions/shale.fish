@@ -38,7 +38,7 @@ complete -c shale -s v -l verbose -d 'Say more'
 complete -c shale -l no-color -d 'No colours'
 complete -c shale -l dry-run -d 'Only say what would be done'
 
-complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans'
+complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache'
 complete -c shale -n '__shale_verb image; and not __fish_seen_subcommand_from import ls inspect tag export rm' -a 'import ls inspect tag export rm'
 complete -c shale -n '__shale_verb image import' -F
 complete -c shale -n '__shale_verb image import' -l name -x
@@ -76,7 +76,7 @@ complete -c shale -n '__shale_verb migrate' -l force -d 'Also when the estimate 
 complete -c shale -n '__shale_verb migrate' -l finish -d 'Switch to the copy'
 complete -c shale -n '__shale_verb migrate' -l rollback -d 'Take the copy away'
 complete -c shale -n '__shale_verb df' -l host -d 'On the whole host'
-for verb in df facts doctor orphans
+for verb in df facts doctor orphans cache
     complete -c shale -n "__shale_verb $verb" -l host-root -xa '(__fish_complete_directories)' -d 'Where the disk of a host is mounted'
     complete -c shale -n "__shale_verb $verb" -l store -x -d 'ENGINE=DIRECTORY: only this one'
 end
@@ -89,7 +89,14 @@ complete -c shale -n '__shale_verb doctor' -l check -x -d 'Only this check'
 complete -c shale -n '__shale_verb doctor' -l explain -x -d 'The page of a check'
 complete -c shale -n '__shale_verb doctor' -l list -d 'List the checks'
 complete -c shale -n '__shale_verb doctor' -l watch -x -d 'Again every so many seconds'
+complete -c shale -n '__shale_verb cache; and not __fish_seen_subcommand_from top evict' -a 'top evict'
+complete -c shale -n '__shale_verb cache top' -l by -xa 'layer image container'
+complete -c shale -n '__shale_verb cache top' -s n -l most -x
+complete -c shale -n '__shale_verb cache evict' -l layer -x
+complete -c shale -n '__shale_verb cache evict' -l image -x
+complete -c shale -n '__shale_verb cache evict' -l cgroup -x
 complete -c shale -n '__shale_verb orphans; and not __fish_seen_subcommand_from ls reclaim trash undo purge' -a 'ls reclaim trash undo purge'
+complete -c shale -n '__shale_verb orphans' -l assume-alone -d 'Nobody else uses the stores'
 complete -c shale -n '__shale_verb orphans reclaim' -l min-age -x -d 'Seconds: younger ones stay'
 complete -c shale -n '__shale_verb drivers' -l measure -d 'Time what containers do'
 complete -c shale -n '__shale_verb config' -a show

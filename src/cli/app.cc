@@ -39,7 +39,8 @@ bool is_about_host(const Verb &verb) {
     return std::holds_alternative<FactsArgs>(verb) || std::holds_alternative<DoctorArgs>(verb) ||
            std::holds_alternative<OrphansLsArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
            std::holds_alternative<OrphansTrashArgs>(verb) || std::holds_alternative<OrphansUndoArgs>(verb) ||
-           std::holds_alternative<OrphansPurgeArgs>(verb) || (df != nullptr && df->host);
+           std::holds_alternative<OrphansPurgeArgs>(verb) || std::holds_alternative<CacheTopArgs>(verb) ||
+           std::holds_alternative<CacheEvictArgs>(verb) || (df != nullptr && df->host);
 }
 
 bool needs_namespace(const Verb &verb) {

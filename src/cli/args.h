@@ -125,24 +125,32 @@ struct DoctorArgs {
     bool list = false;
     uint64_t watch_s = 0;
 };
-struct OrphansLsArgs {
+/// What all verbs of `orphans` share: the options stand at any of them, or at `orphans` itself.
+struct OrphansVerb {
     HostArgs host;
+    bool assume_alone = false;
 };
-struct OrphansReclaimArgs {
-    HostArgs host;
+struct OrphansLsArgs : OrphansVerb {};
+struct OrphansReclaimArgs : OrphansVerb {
     std::vector<std::string> layers;
     uint64_t min_age_s = 600;
 };
-struct OrphansTrashArgs {
-    HostArgs host;
-};
-struct OrphansUndoArgs {
-    HostArgs host;
+struct OrphansTrashArgs : OrphansVerb {};
+struct OrphansUndoArgs : OrphansVerb {
     std::vector<std::string> layers;
 };
-struct OrphansPurgeArgs {
-    HostArgs host;
+struct OrphansPurgeArgs : OrphansVerb {
     std::vector<std::string> layers;
+};
+
+struct CacheTopArgs {
+    HostArgs host;
+    std::string by; ///< "layer", "image", "container"; empty: all
+    uint64_t most = 20;
+};
+struct CacheEvictArgs {
+    HostArgs host;
+    std::string layer, image, cgroup;
 };
 
 using Verb =
@@ -152,7 +160,7 @@ using Verb =
                  ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
                  GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs,
                  ContainerdConfigArgs, FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs,
-                 OrphansUndoArgs, OrphansPurgeArgs>;
+                 OrphansUndoArgs, OrphansPurgeArgs, CacheTopArgs, CacheEvictArgs>;
 
 struct CommandLine {
     Globals globals;

@@ -312,6 +312,24 @@ private:
         doctor->add_flag("--list", doctor_.list, "List the checks");
         doctor->add_option("--watch", doctor_.watch_s, "Again every so many seconds, until interrupted");
         add_orphans();
+        add_cache();
+    }
+
+    void add_cache() {
+        CLI::App *cache = group("cache", "Whose the page cache is");
+        CLI::App *top = add(cache, "top", "What of layers, images and containers is in the page cache", cache_top_);
+        add_host_options(top, cache_top_.host, false);
+        top->add_option("--by", cache_top_.by, "layer, image or container; default: all")
+            ->check(CLI::IsMember({"layer", "image", "container"}));
+        top->add_option("-n,--most", cache_top_.most, "Rows of each kind")->capture_default_str();
+        CLI::App *evict = add(cache, "evict", "Have clean pages dropped, of one thing only", cache_evict_);
+        add_host_options(evict, cache_evict_.host, false);
+        CLI::Option *layer = evict->add_option("--layer", cache_evict_.layer, "Id of a layer");
+        CLI::Option *image = evict->add_option("--image", cache_evict_.image, "Name or id of an image: all its layers");
+        CLI::Option *cgroup =
+            evict->add_option("--cgroup", cache_evict_.cgroup, "Path of a cgroup, as in /proc/PID/cgroup");
+        layer->excludes(image)->excludes(cgroup);
+        image->excludes(cgroup);
     }
 
     void add_orphans() {
@@ -320,7 +338,11 @@ private:
         orphans->callback([this, orphans] {
             if (orphans->get_subcommands().empty()) line_.verb = orphans_ls_;
         });
-        add_host_options(orphans, orphans_host_);
+        add_host_options(orphans, orphans_all_.host);
+        orphans->add_flag(
+            "--assume-alone", orphans_all_.assume_alone,
+            "Nobody uses the stores but who can be seen from here: the host of that disk is off, or the engine "
+            "runs in this very container");
         add(orphans, "ls", "List orphans, each with its proof", orphans_ls_);
         CLI::App *reclaim = add(orphans, "reclaim", "Move orphans to a trash; undo puts them back", orphans_reclaim_);
         reclaim->add_option("LAYER", orphans_reclaim_.layers, "Only these; default: all that nothing stands against");
@@ -338,16 +360,15 @@ private:
         return std::holds_alternative<ImageRmArgs>(verb) || std::holds_alternative<ContainerRmArgs>(verb) ||
                std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb) ||
                std::holds_alternative<MigrateArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
-               std::holds_alternative<OrphansUndoArgs>(verb) || std::holds_alternative<OrphansPurgeArgs>(verb);
+               std::holds_alternative<OrphansUndoArgs>(verb) || std::holds_alternative<OrphansPurgeArgs>(verb) ||
+               std::holds_alternative<CacheEvictArgs>(verb);
     }
 
     /// What CLI11 cannot turn into its final type.
     Status convert() {
         std::visit(
             [this]<class Args>(Args &args) {
-                if constexpr (requires { args.host = orphans_host_; })
-                    if constexpr (!std::is_same_v<Args, FactsArgs> && !std::is_same_v<Args, DoctorArgs>)
-                        args.host = orphans_host_;
+                if constexpr (std::is_base_of_v<OrphansVerb, Args>) static_cast<OrphansVerb &>(args) = orphans_all_;
             },
             line_.verb);
         for (const std::string &text : storage_opts_)
@@ -359,7 +380,7 @@ private:
             return fail(
                 Errc::InvalidArgument,
                 "this command has no --dry-run: that is for image rm, container rm, lease rm, gc, migrate, orphans "
-                "reclaim, orphans undo and orphans purge");
+                "reclaim, orphans undo, orphans purge and cache evict");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
@@ -368,6 +389,9 @@ private:
             import->os = platform_.substr(0, slash);
             import->architecture = platform_.substr(slash + 1);
         }
+        if (const auto *evict = std::get_if<CacheEvictArgs>(&line_.verb);
+            evict != nullptr && evict->layer.empty() && evict->image.empty() && evict->cgroup.empty())
+            return fail(Errc::InvalidArgument, "cache evict needs --layer ID, --image NAME or --cgroup PATH");
         if (const auto *run = std::get_if<RunArgs>(&line_.verb)) {
             if (run->image.empty() == run->container.empty())
                 return fail(Errc::InvalidArgument, "run needs an IMAGE, or --container NAME (not both)");
@@ -417,7 +441,9 @@ private:
     ContainerdConfigArgs containerd_config_;
     FactsArgs facts_;
     DoctorArgs doctor_;
-    HostArgs orphans_host_;
+    CacheTopArgs cache_top_;
+    CacheEvictArgs cache_evict_;
+    OrphansVerb orphans_all_;
     OrphansLsArgs orphans_ls_;
     OrphansReclaimArgs orphans_reclaim_;
     OrphansTrashArgs orphans_trash_;

@@ -46,6 +46,8 @@ Result<int> run(Context &context, const OrphansTrashArgs &args);
 Result<int> run(Context &context, const OrphansUndoArgs &args);
 Result<int> run(Context &context, const OrphansPurgeArgs &args);
 
+Result<int> run(Context &context, const CacheTopArgs &args);
+Result<int> run(Context &context, const CacheEvictArgs &args);
 /// `shale df --host`
 Result<int> run_df_host(Context &context, const HostArgs &args);
 

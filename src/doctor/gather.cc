@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "doctor/gather.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "doctor/hosts/docker.h"
 #include "doctor/hosts/podman.h"
 #include "doctor/hosts/shale.h"
+#include "doctor/hosts/tar_split.h"
 #include "probe/devices.h"
 #include "probe/file_systems.h"
 #include "probe/kernel.h"
@@ -21,6 +23,7 @@
 #include "probe/thin_pools.h"
 #include "probe/usage.h"
 #include "probe/zfs.h"
+#include "sys/quota.h"
 
 namespace shale::doctor {
 
@@ -83,6 +86,23 @@ void read_stores(const Host &host, const GatherOptions &options, Facts &facts) {
     }
 }
 
+/// Where the file system counts projects. The number is on the layer's directory (moby, quota/projectquota.go;
+/// containers/storage, drivers/quota), or on the tree in it.
+void read_project_ids(const Host &host, Facts &facts) {
+    for (auto &store : facts.stores) {
+        if (!store.known_file_system || facts.file_systems[store.file_system].project_quota.empty()) continue;
+        for (auto &layer : store.layers) {
+            if (!layer.on_disk || layer.path.empty()) continue;
+            for (const std::string_view below : {"", "/diff"}) {
+                const auto fd = host.open_path(layer.path + std::string(below), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+                const auto id = fd ? sys::project_of(fd->get()) : Result<uint32_t>(std::unexpected(fd.error()));
+                if (!id || layer.project_id.value_or(0) != 0) continue;
+                layer.project_id = *id;
+            }
+        }
+    }
+}
+
 void count(const Host &host, const GatherOptions &options, Facts &facts) {
     std::vector<std::string> paths;
     std::vector<std::optional<probe::Usage> *> into;
@@ -97,10 +117,12 @@ void count(const Host &host, const GatherOptions &options, Facts &facts) {
         for (auto &volume : store.volumes)
             add(volume.path, volume.on_disk, volume.usage);
     }
-    const auto on_progress = [&](uint64_t inodes) {
+    probe::CountOptions how;
+    how.threads = options.threads;
+    how.on_progress = [&](uint64_t inodes) {
         if (options.on_progress) options.on_progress("inodes", inodes);
     };
-    auto counted = probe::count_trees(host, paths, options.threads, on_progress);
+    auto counted = probe::count_trees(host, paths, how);
     for (size_t i = 0; i < counted.size(); ++i) {
         *into[i] = counted[i].usage;
         std::ranges::move(counted[i].problems, std::back_inserter(facts.problems));
@@ -143,7 +165,12 @@ Facts gather(const Host &host, const GatherOptions &options) {
             store.file_system = *at;
             store.known_file_system = true;
         }
-    if (options.usage) count(host, options, facts);
+    read_project_ids(host, facts);
+    if (options.usage) {
+        count(host, options, facts);
+        if (options.on_progress) options.on_progress("archives of layers", 0);
+        compare_layers_with_archives(host, facts);
+    }
     return facts;
 }
 

@@ -21,7 +21,9 @@ struct GatherOptions {
         std::string root;
     };
     std::vector<Place> only;
-    bool usage = true; ///< count what the layers and volumes take: every inode of them is looked at
+    /// Count what the layers and volumes take, and compare files with the sizes that their archives had: every inode of
+    /// them is looked at.
+    bool usage = true;
     unsigned threads = 1;
     /// What is being read, and how many inodes were counted so far. May be empty.
     std::function<void(std::string_view what, uint64_t inodes)> on_progress;

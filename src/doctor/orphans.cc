@@ -3,144 +3,23 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
-#include <map>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "doctor/checks/common.h"
-#include "doctor/checks/mounted_layers.h"
+#include "sys/fs.h"
 
 namespace shale::doctor {
 
 namespace {
 
-using checks::lies_in;
 using probe::Facts;
 using probe::Host;
-
-using Inode = std::pair<dev_t, ino_t>;
-
-std::optional<Inode> inode_of(const Host &host, const std::string &path) {
-    const auto st = host.stat(path);
-    if (!st || !*st) return std::nullopt;
-    return Inode{(*st)->st_dev, (*st)->st_ino};
-}
-
-/// Overlay's options as the kernel shows them: "lowerdir=A:B" or "lowerdir+=A", with "\" before what is special.
-std::vector<std::string> overlay_directories(std::string_view options) {
-    std::vector<std::string> out;
-    std::string key, word;
-    bool in_value = false;
-    const auto end_word = [&] {
-        const bool directory =
-            key == "lowerdir" || key == "lowerdir+" || key == "datadir+" || key == "upperdir" || key == "workdir";
-        if (directory && !word.empty()) out.push_back(word);
-        word.clear();
-    };
-    for (size_t i = 0; i <= options.size(); ++i) {
-        const char c = i < options.size() ? options[i] : ',';
-        if (c == '\\' && i + 1 < options.size()) {
-            word += options[++i];
-        } else if (c == ',') {
-            end_word();
-            key.clear();
-            in_value = false;
-        } else if (c == '=' && !in_value) {
-            key = std::exchange(word, {});
-            in_value = true;
-        } else if (c == ':' && in_value && key == "lowerdir") {
-            end_word();
-        } else {
-            word += c;
-        }
-    }
-    return out;
-}
-
-/// Everything that mounts of any namespace stand on.
-struct Mounted {
-    std::set<std::string> paths; ///< targets, roots and directories as they are told
-    std::set<Inode> inodes;      ///< of overlays' directories: a lower one may be named by a link
-    size_t mounts = 0, namespaces = 0;
-};
-
-Mounted mounted_of(const Host &host, const Facts &facts) {
-    Mounted out;
-    out.namespaces = facts.mount_namespaces.size();
-    std::set<std::string> directories;
-    for (const auto &space : facts.mount_namespaces) {
-        out.mounts += space.mounts.size();
-        for (const auto &mount : space.mounts) {
-            out.paths.insert(mount.target);
-            out.paths.insert(mount.source);
-            out.paths.insert(mount.root);
-            if (mount.type != "overlay") continue;
-            for (std::string &directory : overlay_directories(mount.super_options)) {
-                // dockerd and podman mount relative to their directory when the options get long.
-                if (directory.starts_with('/'))
-                    directories.insert(directory);
-                else
-                    for (const auto &store : facts.stores)
-                        for (const std::string_view below : {"/" + store.driver, std::string()})
-                            directories.insert(fmt::format("{}{}/{}", store.root, below, directory));
-            }
-        }
-    }
-    for (const std::string &directory : directories) {
-        out.paths.insert(directory);
-        if (const auto inode = inode_of(host, directory)) out.inodes.insert(*inode);
-    }
-    return out;
-}
-
-bool any_below(const std::set<std::string> &paths, const std::string &directory) {
-    if (paths.contains(directory)) return true;
-    const auto next = paths.lower_bound(directory + "/");
-    return next != paths.end() && lies_in(*next, directory);
-}
-
-/// Processes by the directory of those asked for that they have something open in.
-struct Holders {
-    std::map<std::string, std::set<int>> by_path;
-    size_t processes = 0, unread = 0;
-};
-
-void note_holder(Holders &out, const std::set<std::string, std::less<>> &paths, std::string_view open, int pid) {
-    for (; open.size() > 1 && open.starts_with('/'); open = open.substr(0, open.rfind('/')))
-        if (const auto found = paths.find(open); found != paths.end()) out.by_path[*found].insert(pid);
-}
-
-Holders holders_of(const Host &host, const std::set<std::string, std::less<>> &paths) {
-    Holders out;
-    if (!host.live() || paths.empty()) return out;
-    const auto all = host.list_if_there("/proc");
-    if (!all) return out;
-    for (const auto &entry : *all) {
-        int pid = 0;
-        const char *end = entry.name.data() + entry.name.size();
-        if (const auto [at, error] = std::from_chars(entry.name.data(), end, pid); error != std::errc() || at != end)
-            continue;
-        const auto dir = host.open_path("/proc/" + entry.name, O_RDONLY | O_DIRECTORY);
-        if (!dir) continue; // it has ended
-        ++out.processes;
-        for (const char *link : {"cwd", "root", "exe"})
-            if (const auto target = sys::read_link(dir->get(), link)) note_holder(out, paths, *target, pid);
-        const auto files = sys::open_dir(dir->get(), "fd");
-        const auto listed =
-            files ? sys::list_dir(files->get()) : Result<std::vector<sys::DirEntry>>(std::unexpected(files.error()));
-        if (!listed) {
-            if (listed.error().code() == Errc::PermissionDenied) ++out.unread;
-            continue;
-        }
-        for (const auto &file : *listed)
-            if (const auto target = sys::read_link(files->get(), file.name.c_str()))
-                note_holder(out, paths, *target, pid);
-    }
-    return out;
-}
 
 std::string what_of(const probe::StoreLayer &layer, const checks::Layers &all) {
     if (checks::is_orphan(layer, all)) return "without a record";
@@ -151,25 +30,23 @@ std::string what_of(const probe::StoreLayer &layer, const checks::Layers &all) {
     return {};
 }
 
-/// The records that were read, as proof.
-std::vector<std::string> records_proof(const probe::Store &store) {
-    std::vector<std::string> out;
-    for (const auto &source : store.sources)
-        if (source.state == "read")
-            out.push_back(fmt::format("not in {} ({}, {})", source.path, source.what,
-                                      checks::counted(source.entries, "entry", "entries")));
-    return out;
-}
-
 class Auditor {
 public:
-    Auditor(const Host &host, const Facts &facts) : host_(host), facts_(facts) {}
+    Auditor(const Host &host, const Facts &facts, const Uses &uses, bool alone)
+        : host_(host), facts_(facts), uses_(uses), alone_(alone) {}
 
     Audit run() {
         for (const auto &store : facts_.stores)
             judge(store);
-        if (out_.orphans.empty()) return std::move(out_);
-        prove();
+        std::set<std::string> bases;
+        for (Orphan &orphan : out_.orphans)
+            if (const Status found = locate(orphan); !found)
+                orphan.obstacles.push_back(found.error().text());
+            else
+                bases.insert(orphan.path.substr(0, orphan.path.rfind('/')));
+        const auto overlays = overlay_directories(uses_, bases);
+        for (Orphan &orphan : out_.orphans)
+            if (!orphan.path.empty()) prove(orphan, overlays);
         std::ranges::stable_sort(out_.orphans, std::ranges::greater{}, [](const Orphan &orphan) {
             return orphan.layer->usage ? orphan.layer->usage->exclusive_bytes : 0;
         });
@@ -178,76 +55,119 @@ public:
 
 private:
     void judge(const probe::Store &store) {
-        if (std::string why = checks::unread_records(store); !why.empty()) {
+        std::string why = checks::unread_records(store);
+        if (why.empty() &&
+            std::ranges::none_of(store.sources, [](const auto &source) { return source.state == "read"; }) &&
+            !store.layers.empty())
+            why = fmt::format("{}: it has no records at all", checks::name_of(store));
+        if (!why.empty()) {
             out_.unable.push_back(std::move(why));
             return;
         }
         const auto all = checks::layers_by_id(store);
-        for (const auto &layer : store.layers)
-            if (std::string what = what_of(layer, all); !what.empty())
-                out_.orphans.push_back({&store, &layer, std::move(what), records_proof(store), {}});
+        for (const auto &layer : store.layers) {
+            std::string what = what_of(layer, all);
+            if (what.empty()) continue;
+            Orphan orphan;
+            orphan.store = &store;
+            orphan.layer = &layer;
+            orphan.what = std::move(what);
+            for (const auto &source : store.sources)
+                if (source.state == "read")
+                    orphan.proof.push_back(fmt::format("nothing refers to it in {} ({}, {})", source.path, source.what,
+                                                       checks::counted(source.entries, "entry", "entries")));
+            out_.orphans.push_back(std::move(orphan));
+        }
     }
 
-    void prove() {
-        std::set<std::string, std::less<>> paths;
-        for (const Orphan &orphan : out_.orphans)
-            if (!orphan.layer->path.empty()) paths.insert(orphan.layer->path);
-        const Mounted mounted = mounted_of(host_, facts_);
-        const Holders holders = holders_of(host_, paths);
-        for (Orphan &orphan : out_.orphans)
-            prove_one(orphan, mounted, holders);
+    [[nodiscard]] Result<std::string> canonical(const std::string &path) const {
+        const auto fd = TRY(host_.open_path(path, O_PATH | O_DIRECTORY));
+        return sys::path_of_fd(fd.get());
     }
 
-    void prove_one(Orphan &orphan, const Mounted &mounted, const Holders &holders) {
+    /// The directory itself, whatever links its store's path has. An error is an obstacle.
+    Status locate(Orphan &orphan) const {
         const std::string &path = orphan.layer->path;
-        if (path.empty()) {
-            orphan.obstacles.push_back(
-                fmt::format("it is no directory but the {} of {}: its driver's own tools remove it",
-                            orphan.store->driver == "zfs" ? "dataset" : "device", orphan.layer->id));
+        if (path.empty())
+            return fail(Errc::Unimplemented,
+                        fmt::format("it is no directory but the {} {}: its driver's own tools remove it",
+                                    orphan.store->driver == "zfs" ? "dataset" : "device", orphan.layer->id));
+        const size_t slash = path.rfind('/');
+        const std::string parent = TRY(canonical(slash == 0 ? "/" : path.substr(0, slash)));
+        orphan.root = TRY(canonical(orphan.store->root));
+        const auto dir = TRY(sys::open_dir(AT_FDCWD, parent.c_str()));
+        const std::string name = path.substr(slash + 1);
+        const auto st = TRY(sys::stat_at(dir.get(), name.c_str()));
+        if (!S_ISDIR(st.st_mode)) return fail(Errc::Unimplemented, "it is no directory, which is not moved");
+        if (!checks::lies_in(parent, orphan.root))
+            return fail(Errc::FailedPrecondition,
+                        fmt::format("it lies at {}, outside of its store at {}", parent, orphan.root));
+        TRY(check_way(parent));
+        orphan.inode = {st.st_dev, st.st_ino};
+        orphan.changed_s = std::max(orphan.layer->created_s, static_cast<uint64_t>(std::max<time_t>(st.st_ctime, 0)));
+        orphan.path = parent + "/" + name;
+        return {};
+    }
+
+    void prove(Orphan &orphan, const std::set<std::pair<dev_t, ino_t>> &overlays) const {
+        for (const std::string &gap : uses_.gaps)
+            orphan.obstacles.push_back(fmt::format("it may be in use: {}", gap));
+        if (!facts_.live && !alone_)
+            orphan.obstacles.emplace_back("its host may run, and what runs there cannot be seen from here; if it is "
+                                          "off, say so (--assume-alone)");
+        const auto place = place_of(uses_, orphan.path);
+        if (!place) {
+            orphan.obstacles.emplace_back("no mount table tells what it lies on");
             return;
         }
-        if (!facts_.live) {
-            orphan.proof.emplace_back("no process runs on this disk's host");
+        if (const std::string use = use_of(uses_, *place, overlays); !use.empty()) {
+            orphan.obstacles.push_back(use);
             return;
         }
-        prove_unmounted(orphan, mounted);
-        if (const auto found = holders.by_path.find(path); found != holders.by_path.end())
-            orphan.obstacles.push_back(fmt::format("process {} has something open in it", *found->second.begin()));
-        else if (holders.unread != 0)
-            orphan.obstacles.push_back(fmt::format("the open files of {} could not be read: root is needed",
-                                                   checks::counted(holders.unread, "process", "processes")));
-        else
-            orphan.proof.push_back(
-                fmt::format("open in none of {}", checks::counted(holders.processes, "process", "processes")));
-    }
-
-    void prove_unmounted(Orphan &orphan, const Mounted &mounted) const {
-        const std::string &path = orphan.layer->path;
-        bool busy = any_below(mounted.paths, path);
-        for (const std::string_view part : {"", "/diff", "/fs", "/work"})
-            if (const auto inode = inode_of(host_, path + std::string(part)))
-                busy = busy || mounted.inodes.contains(*inode);
-        for (const auto &device : facts_.devices)
-            busy = busy || (!device.file.empty() && lies_in(device.file, path));
-        if (busy)
-            orphan.obstacles.emplace_back(
-                "it is mounted, or something that is mounted stands on it; see leaked-mounts");
-        else if (facts_.mount_namespaces.empty())
-            orphan.obstacles.emplace_back("no mount table could be read");
-        else
-            orphan.proof.push_back(fmt::format("in none of {} of {}", checks::counted(mounted.mounts, "mount"),
-                                               checks::counted(mounted.namespaces, "mount namespace")));
+        size_t mounts = 0;
+        for (const auto &space : uses_.namespaces)
+            mounts += space.mounts.size();
+        orphan.proof.push_back(fmt::format("in none of {} of {}", checks::counted(mounts, "mount"),
+                                           checks::counted(uses_.namespaces.size(), "mount namespace")));
+        orphan.proof.push_back(
+            fmt::format("open in none of {}", checks::counted(uses_.processes, "process", "processes")));
+        if (alone_) orphan.proof.emplace_back("nobody else uses the store: so said who asked (--assume-alone)");
     }
 
     const Host &host_;
     const Facts &facts_;
+    const Uses &uses_;
+    bool alone_;
     Audit out_;
 };
 
 } // namespace
 
-Audit audit_orphans(const Host &host, const Facts &facts) {
-    return Auditor(host, facts).run();
+Status check_way(const std::string &directory) {
+    UniqueFd at = TRY(sys::open_dir(AT_FDCWD, "/"));
+    std::string path = "/";
+    for (size_t begin = 1; begin <= directory.size();) {
+        const size_t end = std::min(directory.find('/', begin), directory.size());
+        const std::string part = directory.substr(begin, end - begin);
+        begin = end + 1;
+        if (part.empty()) continue;
+        at = TRY(sys::open_dir(at.get(), part.c_str()));
+        path += (path.size() > 1 ? "/" : "") + part;
+        const auto st = TRY(sys::stat_at(at.get(), ""));
+        const bool ours = st.st_uid == 0 || st.st_uid == ::geteuid();
+        const bool closed = (st.st_mode & (S_IWGRP | S_IWOTH)) == 0 || (st.st_mode & S_ISVTX) != 0;
+        if (ours && closed) continue;
+        return fail(
+            Errc::PermissionDenied,
+            fmt::format(
+                "{} {}: somebody else could put another directory in its place meanwhile; run this as its owner", path,
+                ours ? "can be written by others" : fmt::format("belongs to user {}", st.st_uid)));
+    }
+    return {};
+}
+
+Audit audit_orphans(const Host &host, const Facts &facts, const Uses &uses, bool alone) {
+    return Auditor(host, facts, uses, alone).run();
 }
 
 } // namespace shale::doctor

@@ -106,6 +106,19 @@ std::string label(std::string_view text) {
     return out;
 }
 
+/// At most `bytes` of it, "..." at the end of what was cut; no UTF-8 character is cut in two.
+std::string cut(std::string_view text, size_t bytes) {
+    if (text.size() <= bytes) return std::string(text);
+    constexpr std::string_view mark = "...";
+    constexpr size_t longest = 3; // of what follows the first byte of a character
+    const size_t most = bytes - mark.size();
+    size_t end = most;
+    const auto in_a_character = [&] { return (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U; };
+    while (end > 0 && most - end < longest && in_a_character())
+        --end;
+    return fmt::format("{}{}", text.substr(0, in_a_character() ? most : end), mark); // not: it is no UTF-8
+}
+
 } // namespace
 
 std::string report_text(const probe::Facts &facts, const Diagnosis &diagnosis, bool color) {
@@ -139,8 +152,7 @@ std::string report_line(const Diagnosis &diagnosis) {
         out = fmt::format("{}{}: {}", first.check->id, more == 0 ? "" : fmt::format(" (+{})", more),
                           first.finding.subject);
     }
-    out = printable(out);
-    return out.size() <= node_problem_bytes ? out : out.substr(0, node_problem_bytes - 3) + "...";
+    return cut(printable(out), node_problem_bytes);
 }
 
 std::string report_prometheus(const probe::Facts &facts, const Diagnosis &diagnosis) {

@@ -94,6 +94,7 @@ template <class Draw> void squarify(std::span<const SpaceNode> parts, Box box, D
     const double scale = box.width * box.height / total;
     for (size_t index = 0; !parts.empty() && parts.front().bytes != 0;) {
         const double side = std::min(box.width, box.height);
+        if (side <= 0) return; // by rounding: what is left is too small for any area
         size_t count = 1;
         while (count < parts.size() && parts[count].bytes != 0 &&
                worst_ratio(parts, count + 1, side, scale) <= worst_ratio(parts, count, side, scale))
@@ -135,7 +136,7 @@ void draw_parts(std::string &out, const std::vector<SpaceNode> &parts, const Box
                            "fill-opacity=\"{:.2f}\" stroke=\"#fff\"><title>{}</title></rect>\n",
                            where.x, where.y, where.width, where.height, fill, depth == 0 ? 0.45 : 0.55, text);
         constexpr double letter = 6.2;
-        const auto letters = static_cast<size_t>(std::max(0.0, (where.width - 8) / letter));
+        const auto letters = static_cast<size_t>(std::clamp((where.width - 8) / letter, 0.0, map_width));
         if (letters >= 6 && where.height >= header_height)
             out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", where.x + 4, where.y + 12,
                                escaped(cut(label_of(part), letters)));

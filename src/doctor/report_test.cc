@@ -5,8 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
+#include "doctor/checks/common.h"
 #include "doctor/space.h"
 
 namespace shale::doctor {
@@ -50,6 +52,23 @@ TEST(Report, TheWorstComesFirstAndNothingOfTheHostReachesTheTerminal) {
     EXPECT_THAT(report_text(some_facts(), diagnosis, true), HasSubstr("\x1b[1;31mCRITICAL"));
 }
 
+TEST(Report, ALineFeedOfTheHostMakesNoLine) {
+    auto facts = some_facts();
+    facts.kernel.hostname = "node\nforged";
+    facts.stores.emplace_back().root = "/var\nforged";
+    Diagnosis diagnosis;
+    diagnosis.findings = {
+        {&made_up, {Severity::critical, "subject\nforged", "summary\nforged", {"line\nforged"}, {"rm x\nforged"}}}};
+    diagnosis.unable = {{&made_up, "unable\nforged"}};
+    diagnosis.unread = {"unread\nforged"};
+    const std::string text = report_text(facts, diagnosis, false);
+    for (const char *whose : {"node", "/var", "subject", "summary", "line", "rm x", "unable", "unread"})
+        EXPECT_THAT(text, HasSubstr(std::string(whose) + "\\x0aforged"));
+    EXPECT_THAT(text, Not(HasSubstr("\nforged")));
+    EXPECT_THAT(report_html(facts, diagnosis), Not(HasSubstr("\nforged")));
+    EXPECT_THAT(report_line(diagnosis), Not(HasSubstr("\n")));
+}
+
 TEST(Report, ExitStatusFollowsNodeProblemDetector) {
     Diagnosis diagnosis;
     EXPECT_EQ(diagnosis.exit_status(), 0);
@@ -70,6 +89,29 @@ TEST(Report, ALineHas80BytesAtMost) {
                           {&made_up, {Severity::warning, "other", "t", {}, {}}}};
     EXPECT_EQ(report_line(diagnosis).size(), 80U);
     EXPECT_THAT(report_line(diagnosis), testing::StartsWith("made-up (+1): sss"));
+}
+
+TEST(Report, ALineIsNotCutWithinACharacter) {
+    Diagnosis diagnosis;
+    for (size_t shift = 0; shift < 4; ++shift) {
+        std::string subject(shift, 's');
+        for (int i = 0; i < 30; ++i)
+            subject += "\xF0\x9F\x90\x8B"; // U+1F40B
+        diagnosis.findings = {{&made_up, {Severity::critical, subject, "t", {}, {}}}};
+        const std::string line = report_line(diagnosis);
+        EXPECT_LE(line.size(), 80U);
+        EXPECT_GT(line.size(), 76U);
+        EXPECT_THAT(line, testing::EndsWith("\xF0\x9F\x90\x8B...")) << shift;
+    }
+    diagnosis.findings = {{&made_up, {Severity::critical, std::string(200, '\x90'), "t", {}, {}}}};
+    EXPECT_EQ(report_line(diagnosis).size(), 80U) << "no UTF-8 at all";
+}
+
+TEST(Report, FiguresThatMakeNoSenseStayNumbers) {
+    constexpr uint64_t most = std::numeric_limits<uint64_t>::max();
+    EXPECT_EQ(checks::percent_text(most, 1), "100000000000000000.0 %");
+    EXPECT_EQ(checks::percent_text(most, most), "100.0 %");
+    EXPECT_EQ(checks::percent_text(most, 0), "0.0 %");
 }
 
 TEST(Report, JsonHoldsAll) {
@@ -176,6 +218,73 @@ TEST(Space, TheMapIsDrawn) {
     const std::string html = report_html(facts, Diagnosis());
     EXPECT_THAT(html, AllOf(HasSubstr("<svg"), HasSubstr("debian:12"), HasSubstr("free: "), Not(HasSubstr("\"nan")),
                             Not(HasSubstr("\"inf"))));
+}
+
+TEST(Space, APartTooSmallForTheMapIsNotDrawn) {
+    auto facts = facts_with_store();
+    constexpr uint64_t huge = uint64_t{1} << 63U; // with it, the other has no width, to the last bit
+    facts.file_systems[0].total_bytes = huge + 1;
+    facts.file_systems[0].free_bytes = 1;
+    facts.deleted_files.clear();
+    auto &store = facts.stores[0];
+    store.layers.resize(1);
+    store.layers[0].usage->bytes = huge;
+    store.containers.clear();
+    store.other_bytes.clear();
+    const std::string html = report_html(facts, Diagnosis());
+    EXPECT_THAT(html, AllOf(HasSubstr("debian:12"), Not(HasSubstr("\"nan")), Not(HasSubstr("\"-nan")),
+                            Not(HasSubstr("\"inf")), Not(HasSubstr("free: "))));
+}
+
+TEST(Space, TheRestOfFiguresThatMakeNoSenseIsANumber) {
+    auto facts = facts_with_store();
+    facts.file_systems[0].total_bytes = std::numeric_limits<uint64_t>::max();
+    facts.file_systems[0].free_bytes = 0;
+    EXPECT_EQ(account(facts).at(0).rest_bytes, std::numeric_limits<int64_t>::max());
+    facts.file_systems[0].total_bytes = 0;
+    facts.stores[0].layers[0].usage->bytes = std::numeric_limits<uint64_t>::max() - 1'000'000;
+    EXPECT_EQ(account(facts).at(0).rest_bytes, -std::numeric_limits<int64_t>::max());
+}
+
+/// As docker buildx makes it: BuildKit's root is a volume of Docker.
+TEST(Space, AStoreInAVolumeIsCountedOnce) {
+    auto facts = facts_with_store();
+    const std::string data = "/var/lib/docker/volumes/b/_data";
+    auto &inner = facts.stores.emplace_back();
+    inner.engine = "buildkit";
+    inner.driver = "overlayfs";
+    inner.root = data;
+    auto &layer = inner.layers.emplace_back();
+    layer.id = "1";
+    layer.path = data + "/runc-overlayfs/snapshots/snapshots/1";
+    layer.on_disk = layer.recorded = true;
+    layer.usage = probe::Usage{.bytes = 60'000, .inodes = 6};
+    auto &volumes = facts.stores[0].volumes;
+    const auto add = [&](const char *name, const std::string &path, uint64_t bytes, uint64_t inodes) {
+        auto &volume = volumes.emplace_back();
+        volume.name = name;
+        volume.path = path;
+        volume.usage = probe::Usage{.bytes = bytes, .inodes = inodes};
+    };
+    add("b", data, 70'000, 9);
+    add("in-it", data + "/x", 4'000, 1);
+    add("bc", data + "c", 5'000, 1);
+    facts.stores[1].volumes.push_back(volumes.back()); // another reader's, too
+
+    const auto spaces = account(facts, {{"/var", 400'000, 60}});
+    ASSERT_EQ(spaces.size(), 1U);
+    const auto &parts = spaces[0].parts;
+    const auto *docker = part(parts, "docker");
+    ASSERT_NE(docker, nullptr);
+    EXPECT_EQ(docker->bytes, 251'000U + 10'000 + 5'000);
+    const auto *named = part(docker->parts, "volumes");
+    ASSERT_NE(named, nullptr);
+    EXPECT_EQ(named->inodes, 4U);
+    for (const auto &volume : named->parts)
+        EXPECT_EQ(volume.bytes, volume.name == "b" ? 6'000U : volume.name == "bc" ? 5'000U : 4'000U) << volume.name;
+    ASSERT_NE(part(parts, "buildkit"), nullptr);
+    EXPECT_EQ(part(parts, "buildkit")->bytes, 60'000U);
+    EXPECT_EQ(part(parts, "other files")->bytes, 400'000U - 251'000 - 70'000 - 5'000);
 }
 
 } // namespace

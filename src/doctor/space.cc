@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -66,21 +67,77 @@ SpaceNode layers_of(const Facts &facts, const probe::Store &store, const FileSys
     return out;
 }
 
+/// Without its volumes.
 SpaceNode store_of(const Facts &facts, const probe::Store &store, const FileSystem &fs) {
     SpaceNode out = layers_of(facts, store, fs);
-    SpaceNode volumes{.name = "volumes"}, logs{.name = "container logs"};
-    for (const auto &volume : store.volumes)
-        if (volume.usage && checks::file_system_of(facts, volume.path) == &fs)
-            add(volumes, {.name = volume.name, .bytes = volume.usage->bytes, .inodes = volume.usage->inodes});
+    SpaceNode logs{.name = "container logs"};
     for (const auto &container : store.containers)
         if (!container.log_path.empty() && checks::file_system_of(facts, container.log_path) == &fs)
             add(logs, {.name = container.name.empty() ? container.id : container.name, .bytes = container.log_bytes});
-    add(out, std::move(volumes));
     add(out, std::move(logs));
     if (checks::file_system_of(facts, store) == &fs)
         for (const auto &[name, bytes] : store.other_bytes)
             add(out, {.name = name, .bytes = bytes});
     return out;
+}
+
+struct Amount {
+    uint64_t bytes = 0, inodes = 0;
+};
+void take_off(Amount &from, uint64_t bytes, uint64_t inodes) {
+    from.bytes -= std::min(from.bytes, bytes);
+    from.inodes -= std::min(from.inodes, inodes);
+}
+
+struct Volume {
+    Amount whole; ///< as it was counted
+    Amount rest;  ///< without the stores and volumes that lie in it
+};
+/// Those of all stores on one file system, by path.
+using Volumes = std::map<std::string_view, Volume>;
+
+/// "/a/b" -> "/a" -> "".
+std::string_view above(std::string_view path) {
+    return path.substr(0, path.contains('/') ? path.rfind('/') : 0);
+}
+
+/// The innermost one that `path` is or lies in; nullptr: none.
+Volume *volume_around(Volumes &volumes, std::string_view path) {
+    constexpr size_t longest = 4096; // PATH_MAX
+    if (path.size() > longest) return nullptr;
+    for (; !path.empty(); path = above(path))
+        if (const auto found = volumes.find(path); found != volumes.end()) return &found->second;
+    return nullptr;
+}
+
+/// A store may lie in a volume of another (docker buildx: BuildKit's root is a volume of Docker): `stores` has what
+/// each of the facts' is by itself.
+Volumes volumes_on(const Facts &facts, const FileSystem &fs, const std::vector<SpaceNode> &stores) {
+    Volumes out;
+    for (const auto &store : facts.stores)
+        for (const auto &volume : store.volumes) {
+            if (!volume.usage || checks::file_system_of(facts, volume.path) != &fs) continue;
+            const Amount whole{volume.usage->bytes, volume.usage->inodes};
+            out.try_emplace(volume.path, Volume{whole, whole});
+        }
+    for (const auto &[path, volume] : out)
+        if (Volume *outer = volume_around(out, above(path)))
+            take_off(outer->rest, volume.whole.bytes, volume.whole.inodes);
+    for (size_t i = 0; i < stores.size(); ++i)
+        if (Volume *outer = volume_around(out, facts.stores[i].root))
+            take_off(outer->rest, stores[i].bytes, stores[i].inodes);
+    return out;
+}
+
+void add_volumes(SpaceNode &to, const probe::Store &store, Volumes &volumes) {
+    SpaceNode all{.name = "volumes"};
+    for (const auto &volume : store.volumes) {
+        const auto found = volumes.find(volume.path);
+        if (found == volumes.end()) continue;
+        const Amount rest = std::exchange(found->second.rest, Amount()); // where two stores have it, it counts once
+        add(all, {.name = volume.name, .bytes = rest.bytes, .inodes = rest.inodes});
+    }
+    add(to, std::move(all));
 }
 
 SpaceNode deleted_on(const Facts &facts, const FileSystem &fs) {
@@ -114,8 +171,11 @@ SpaceNode other_files(const FileSystem &fs, const Facts &facts, const std::vecto
     return out;
 }
 
+/// Facts may say anything: what is beyond the range stays at its end.
 int64_t difference(uint64_t whole, uint64_t part) {
-    return static_cast<int64_t>(whole) - static_cast<int64_t>(part);
+    constexpr uint64_t most = std::numeric_limits<int64_t>::max();
+    return whole >= part ? static_cast<int64_t>(std::min(whole - part, most))
+                         : -static_cast<int64_t>(std::min(part - whole, most));
 }
 
 } // namespace
@@ -139,7 +199,10 @@ std::vector<OtherTree> count_others(const probe::Host &host, const Facts &facts,
         }
     }
     std::vector<OtherTree> out;
-    for (const auto &tree : probe::count_trees(host, paths, threads, on_progress))
+    probe::CountOptions options;
+    options.threads = threads;
+    options.on_progress = on_progress;
+    for (const auto &tree : probe::count_trees(host, paths, options))
         out.push_back({tree.path, tree.usage.bytes, tree.usage.inodes});
     return out;
 }
@@ -151,14 +214,18 @@ std::vector<Space> account(const Facts &facts, const std::vector<OtherTree> &oth
         space.file_system = &fs;
         space.used_bytes = fs.total_bytes - std::min(fs.free_bytes, fs.total_bytes);
         space.used_inodes = fs.total_inodes - std::min(fs.free_inodes, fs.total_inodes);
+        std::vector<SpaceNode> stores;
+        for (const auto &store : facts.stores)
+            stores.push_back(store_of(facts, store, fs));
+        Volumes volumes = volumes_on(facts, fs, stores);
         std::map<std::string, SpaceNode> by_root;
         SpaceNode all;
-        for (const auto &store : facts.stores) {
-            SpaceNode node = store_of(facts, store, fs);
-            SpaceNode &root = by_root[store.root];
-            root.bytes += node.bytes;
-            root.inodes += node.inodes;
-            add(all, std::move(node));
+        for (size_t i = 0; i < stores.size(); ++i) {
+            add_volumes(stores[i], facts.stores[i], volumes);
+            SpaceNode &root = by_root[facts.stores[i].root];
+            root.bytes += stores[i].bytes;
+            root.inodes += stores[i].inodes;
+            add(all, std::move(stores[i]));
         }
         if (all.parts.empty()) continue;
         add(all, deleted_on(facts, fs));

@@ -413,9 +413,10 @@ Status read(const Json &json, uint64_t &out, const Place &place) {
 }
 Status read(const Json &json, int &out, const Place &place) {
     if (!json.is_number_integer()) return wrong(place, "a whole number", json);
-    const auto number = json.get<int64_t>();
-    if (!std::in_range<int>(number)) return wrong(place, "a number of 32 bits", json);
-    out = static_cast<int>(number);
+    const bool fits =
+        json.is_number_unsigned() ? std::in_range<int>(json.get<uint64_t>()) : std::in_range<int>(json.get<int64_t>());
+    if (!fits) return wrong(place, "a number of 32 bits", json);
+    out = json.get<int>();
     return {};
 }
 template <class T> Status read(const Json &json, std::vector<T> &out, const Place &place);
@@ -430,8 +431,7 @@ template <class T> Status read(const Json &json, std::optional<T> &out, const Pl
 }
 template <class T> Status read(const Json &json, std::vector<T> &out, const Place &place) {
     if (!json.is_array()) return wrong(place, "a list", json);
-    out.reserve(json.size());
-    for (const Json &item : json) {
+    for (const Json &item : json) { // nothing is reserved: an item of 2 bytes may be one of hundreds here
         T &member = out.emplace_back();
         TRY(read(item, member, Place{&place, {}, out.size() - 1}));
     }

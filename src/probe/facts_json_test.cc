@@ -99,6 +99,10 @@ TEST(FactsJson, AWrongTypeIsNamedByItsPlace) {
                 HasSubstr("stores[1].layers[0].depth must be a whole number, 0 or more, and is number"));
     EXPECT_THAT(error_of(R"({"version":1,"pressure":{"io":3}})"), HasSubstr("pressure.io must be an object"));
     EXPECT_THAT(error_of(R"({"version":1,"processes":[{"pid":4294967296}]})"), HasSubstr("a number of 32 bits"));
+    for (const char *pid : {"18446744073709551615", "9223372036854775808", "2147483648", "-2147483649"})
+        EXPECT_THAT(error_of(fmt::format(R"({{"version":1,"processes":[{{"pid":{}}}]}})", pid)),
+                    HasSubstr("processes[0].pid must be a number of 32 bits"))
+            << pid;
     EXPECT_THAT(error_of(R"({"version":1,"live":1})"), HasSubstr("live must be true or false"));
     EXPECT_THAT(error_of(R"({"version":1,"stores":{}})"), HasSubstr("stores must be a list"));
     EXPECT_THAT(error_of(R"({"version":1,"shale":null})"), HasSubstr("shale must be a string, and is null"));

@@ -15,11 +15,13 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "base/fd.h"
 #include "sys/fs.h"
+#include "sys/page_cache.h"
 
 namespace shale::probe {
 
@@ -29,7 +31,7 @@ constexpr uint64_t block_bytes = 512; // of st_blocks
 constexpr uint64_t progress_step = 1U << 16U;
 
 struct Sums {
-    uint64_t bytes = 0, inodes = 0;
+    uint64_t bytes = 0, inodes = 0, resident = 0;
 };
 
 /// A name of a file that has several.
@@ -62,10 +64,10 @@ Result<UniqueFd> open_quietly(int dir, const char *name) {
 
 class Counter {
 public:
-    Counter(const Host &host, const std::vector<std::string> &paths, const std::function<void(uint64_t)> &on_progress)
-        : host_(host), paths_(paths), trees_(paths.size()), on_progress_(on_progress) {}
+    Counter(const Host &host, const std::vector<std::string> &paths, const CountOptions &options)
+        : host_(host), paths_(paths), options_(options), trees_(paths.size()) {}
 
-    void run(unsigned threads);
+    void run();
     [[nodiscard]] CountedTree result(uint32_t tree);
 
 private:
@@ -73,13 +75,14 @@ private:
     bool take(Waiting &out, std::vector<Waiting> &found);
     Result<UniqueFd> open(const Waiting &which, std::vector<Name> &names);
     void read(const Waiting &which, std::vector<Waiting> &found, std::vector<Name> &names);
+    uint64_t look_at_pages(uint32_t tree, int dir, const char *name, uint64_t size);
     void note(uint32_t tree, std::string about, const Error &error);
     void add(uint32_t tree, const Sums &sums);
 
     const Host &host_;
     const std::vector<std::string> &paths_;
+    const CountOptions &options_;
     std::vector<Tree> trees_;
-    const std::function<void(uint64_t)> &on_progress_;
     std::mutex mutex_;
     std::condition_variable wake_;
     std::vector<Waiting> waiting_;
@@ -102,12 +105,13 @@ void Counter::add(uint32_t tree, const Sums &sums) {
         const std::lock_guard lock(trees_[tree].mutex);
         trees_[tree].sums.bytes += sums.bytes;
         trees_[tree].sums.inodes += sums.inodes;
+        trees_[tree].sums.resident += sums.resident;
     }
     const uint64_t counted = counted_ += sums.inodes;
-    if (!on_progress_ || counted < told_.load(std::memory_order_relaxed) + progress_step) return;
+    if (!options_.on_progress || counted < told_.load(std::memory_order_relaxed) + progress_step) return;
     const std::lock_guard lock(progress_mutex_);
     told_ = counted;
-    on_progress_(counted);
+    options_.on_progress(counted);
 }
 
 bool Counter::take(Waiting &out, std::vector<Waiting> &found) {
@@ -159,6 +163,8 @@ void Counter::read(const Waiting &which, std::vector<Waiting> &found, std::vecto
         if (st->st_dev != trees_[which.tree].device) return; // a mount
         const auto blocks = static_cast<uint64_t>(st->st_blocks);
         const bool is_dir = S_ISDIR(st->st_mode);
+        if (S_ISREG(st->st_mode) && options_.page_cache != CountOptions::PageCache::ignored)
+            sums.resident += look_at_pages(which.tree, dir->get(), name, static_cast<uint64_t>(st->st_size));
         if (is_dir || st->st_nlink == 1) {
             sums.bytes += blocks * block_bytes;
             ++sums.inodes;
@@ -171,13 +177,36 @@ void Counter::read(const Waiting &which, std::vector<Waiting> &found, std::vecto
     add(which.tree, sums);
 }
 
-void Counter::run(unsigned threads) {
+/// Opening does not make a file's pages be read.
+uint64_t Counter::look_at_pages(uint32_t tree, int dir, const char *name, uint64_t size) {
+    if (size == 0) return 0;
+    auto fd = sys::open_at(dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    if (!fd && fd.error().sys_errno() == EPERM) fd = sys::open_at(dir, name, O_RDONLY | O_NONBLOCK);
+    const auto cached = fd ? sys::cached_pages(fd->get(), size) : Result<sys::CachedFile>(std::unexpected(fd.error()));
+    if (!cached) {
+        note(tree, name, cached.error());
+        return 0;
+    }
+    if (options_.page_cache == CountOptions::PageCache::dropped && cached->resident != 0)
+        if (const Status dropped = sys::drop_pages(fd->get()); !dropped) note(tree, name, dropped.error());
+    return cached->resident;
+}
+
+void Counter::run() {
     for (size_t i = paths_.size(); i-- > 0;)
         waiting_.push_back({nullptr, paths_[i], static_cast<uint32_t>(i)});
-    working_ = std::max(1U, threads);
+    working_ = std::max(1U, options_.threads);
     std::vector<std::jthread> all;
-    for (unsigned i = 1; i < threads; ++i)
-        all.emplace_back([this] { work(); });
+    for (unsigned i = 1; i < options_.threads; ++i) {
+        try {
+            all.emplace_back([this] { work(); });
+        } catch (const std::system_error &) { // pids.max, RLIMIT_NPROC: those that are there do it
+            const std::lock_guard lock(mutex_);
+            working_ -= options_.threads - i;
+            wake_.notify_all();
+            break;
+        }
+    }
     work();
     all.clear();
     std::ranges::sort(names_, {}, [](const Name &name) { return std::pair(name.tree, name.inode); });
@@ -188,6 +217,7 @@ CountedTree Counter::result(uint32_t tree) {
     CountedTree out;
     out.path = paths_[tree];
     out.problems = std::move(its.problems);
+    out.resident_bytes = its.sums.resident;
     Usage &usage = out.usage;
     usage = {.bytes = its.sums.bytes,
              .inodes = its.sums.inodes,
@@ -210,10 +240,10 @@ CountedTree Counter::result(uint32_t tree) {
 
 } // namespace
 
-std::vector<CountedTree> count_trees(const Host &host, const std::vector<std::string> &paths, unsigned threads,
-                                     const std::function<void(uint64_t)> &on_progress) {
-    Counter counter(host, paths, on_progress);
-    counter.run(threads);
+std::vector<CountedTree> count_trees(const Host &host, const std::vector<std::string> &paths,
+                                     const CountOptions &options) {
+    Counter counter(host, paths, options);
+    counter.run();
     std::vector<CountedTree> out;
     for (size_t i = 0; i < paths.size(); ++i)
         out.push_back(counter.result(static_cast<uint32_t>(i)));

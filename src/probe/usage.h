@@ -3,6 +3,7 @@
 // all processors, since a store has a million files and its owner waits.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ namespace shale::probe {
 struct CountedTree {
     std::string path;              ///< the host's
     Usage usage;                   ///< not complete: `problems` says what could not be read
+    uint64_t resident_bytes = 0;   ///< in the page cache, if that was asked for
     std::vector<Problem> problems; ///< at most max_tree_problems
 };
 inline constexpr size_t max_tree_problems = 5;
@@ -25,8 +27,15 @@ inline constexpr size_t max_tree_problems = 5;
 /// change meanwhile may be missed or counted as they were. Trees that lie in one another are each counted whole.
 /// Memory: 24 bytes for each name of a file with several names, and a descriptor for every level of the deepest branch
 /// that is being walked; where the process may not open more, that tree is not complete.
-/// `on_progress` (may be empty) is called now and then, from one thread at a time, with the inodes counted so far.
-std::vector<CountedTree> count_trees(const Host &host, const std::vector<std::string> &paths, unsigned threads,
-                                     const std::function<void(uint64_t inodes)> &on_progress = {});
+struct CountOptions {
+    unsigned threads = 1;
+    /// Of regular files, each opened for it: their pages in the page cache are counted, or counted and dropped, as far
+    /// as they are clean and nobody maps them. A file with several names counts once a name.
+    enum class PageCache : uint8_t { ignored, counted, dropped } page_cache = PageCache::ignored;
+    /// Called now and then, from one thread at a time, with the inodes counted so far. May be empty.
+    std::function<void(uint64_t inodes)> on_progress;
+};
+std::vector<CountedTree> count_trees(const Host &host, const std::vector<std::string> &paths,
+                                     const CountOptions &options);
 
 } // namespace shale::probe

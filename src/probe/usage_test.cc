@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -30,7 +32,9 @@ protected:
         return static_cast<uint64_t>(st.st_blocks) * 512;
     }
     std::vector<CountedTree> count(const std::vector<std::string> &paths, unsigned threads = 2) {
-        return count_trees(*Host::open(root_.path()), paths, threads);
+        CountOptions options;
+        options.threads = threads;
+        return count_trees(*Host::open(root_.path()), paths, options);
     }
     TestRoot root_;
 };
@@ -93,6 +97,21 @@ TEST_F(UsageTest, ManyTreesAndThreadsGiveTheSame) {
             EXPECT_EQ(counted.usage.inodes, 31U) << counted.path;
 }
 
+TEST_F(UsageTest, WhereNoThreadCanBeStartedOneDoesIt) {
+    make("tree/a/b", 1);
+    pthread_attr_t before{}, huge{};
+    ASSERT_EQ(::pthread_getattr_default_np(&before), 0);
+    ASSERT_EQ(::pthread_attr_init(&huge), 0);
+    ASSERT_EQ(::pthread_attr_setstacksize(&huge, size_t{1} << 56U), 0); // no address space has that
+    ASSERT_EQ(::pthread_setattr_default_np(&huge), 0);
+    const auto counted = count({"/tree"}, 8);
+    ASSERT_EQ(::pthread_setattr_default_np(&before), 0);
+    ::pthread_attr_destroy(&huge);
+    ::pthread_attr_destroy(&before);
+    EXPECT_TRUE(counted[0].usage.complete);
+    EXPECT_EQ(counted[0].usage.inodes, 3U);
+}
+
 TEST_F(UsageTest, ADeepTreeNeedsADescriptorOnlyWhereSomethingWaits) {
     std::string path = "tree";
     for (int level = 0; level < 300; ++level)
@@ -107,6 +126,23 @@ TEST_F(UsageTest, ADeepTreeNeedsADescriptorOnlyWhereSomethingWaits) {
     ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
     EXPECT_TRUE(counted[0].usage.complete);
     EXPECT_EQ(counted[0].usage.inodes, 302U);
+}
+
+TEST_F(UsageTest, PagesAreCountedAndDropped) {
+    make("tree/a", 20'000);
+    ::sync(); // dirty pages stay
+    CountOptions options;
+    options.page_cache = CountOptions::PageCache::counted;
+    const auto host = root_.host();
+    EXPECT_GE(count_trees(host, {"/tree"}, options)[0].resident_bytes, 20'000U);
+    options.page_cache = CountOptions::PageCache::dropped;
+    EXPECT_GE(count_trees(host, {"/tree"}, options)[0].resident_bytes, 20'000U) << "what was there before";
+    struct statfs status{};
+    ASSERT_EQ(::statfs(root_.path().c_str(), &status), 0);
+    constexpr long tmpfs_magic = 0x01021994;
+    if (status.f_type == tmpfs_magic) GTEST_SKIP() << "pages of a tmpfs are the file";
+    options.page_cache = CountOptions::PageCache::counted;
+    EXPECT_EQ(count_trees(host, {"/tree"}, options)[0].resident_bytes, 0U);
 }
 
 TEST_F(UsageTest, WhatCannotBeReadIsSaid) {

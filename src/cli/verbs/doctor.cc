@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <span>
 #include <thread>
 
+#include "base/fd.h"
 #include "base/units.h"
 #include "cli/host_view.h"
 #include "cli/verbs.h"
@@ -19,9 +23,26 @@
 namespace shale::cli {
 namespace {
 
+/// What the user names, links followed: also a pipe (`<(ssh HOST shale facts)`); "-": standard input.
 Result<std::string> read_document(const std::string &path) {
-    if (path != "-") return sys::read_file(AT_FDCWD, path.c_str(), probe::max_facts_bytes);
-    return sys::read_file(AT_FDCWD, "/dev/stdin", probe::max_facts_bytes);
+    UniqueFd opened;
+    if (path != "-") {
+        opened.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+        if (!opened) return fail_errno(errno, fmt::format("open {:?}", path));
+    }
+    const int fd = opened ? opened.get() : STDIN_FILENO;
+    constexpr size_t first = size_t{64} << 10U, limit = probe::max_facts_bytes;
+    std::string out;
+    for (size_t filled = 0;;) {
+        if (filled == out.size()) out.resize(std::min(std::max(first, filled * 2), limit + 1));
+        const size_t got = TRY(sys::read_some(fd, std::as_writable_bytes(std::span(out)).subspan(filled)));
+        filled += got;
+        if (filled > limit)
+            return fail(Errc::ResourceExhausted, fmt::format("read {:?}: larger than {} bytes", path, limit));
+        if (got != 0) continue;
+        out.resize(filled);
+        return out;
+    }
 }
 
 Result<std::vector<const doctor::Check *>> checks_of(const DoctorArgs &args) {

@@ -43,6 +43,7 @@ void judge_leftovers(const probe::FileSystem &fs, Outcome &out) {
     finding.summary = fmt::format("{} of {} are left over from subvolumes that are gone", format_count(left.size()),
                                   counted(fs.btrfs->qgroups.size(), "qgroup"));
     std::vector<std::string> lines;
+    lines.reserve(left.size());
     for (const auto *group : left)
         lines.push_back(fmt::format("0/{}: {} referenced, {} exclusive", group->id,
                                     format_bytes(group->referenced_bytes), format_bytes(group->exclusive_bytes)));

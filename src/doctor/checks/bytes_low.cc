@@ -81,20 +81,19 @@ extern const Check bytes_low;
 const Check bytes_low{
     .id = "bytes-low",
     .title = "A file system is nearly full",
-    .why = "Without free bytes pulls and builds fail, containers cannot write, databases in them stop or corrupt their "
-           "files, and engines leave half-made layers behind. A kubelet evicts pods before that; a file system that is "
-           "nearly full also becomes slow and fragmented.",
-    .limits =
-        "As df(1) reckons, without what is kept for root. Critical at 98 % in use, or with less than 1 GiB left on "
-        "a file system of 8 GiB or more that carries / or a store (one image layer often has more); warning at "
-        "95 %; at 90 % a note where a store lies, and a warning if a kubelet runs, whose garbage collection begins "
-        "at 85 % and whose eviction at nodefs.available<10 % (kubernetes, pkg/kubelet/apis/config/v1beta1/"
-        "defaults.go, pkg/kubelet/eviction/defaults_linux.go). Read-only file systems are passed over.",
-    .remedy =
-        "Remove what nothing needs, the largest holders first: see store-orphans, deleted-open-files, logs-large and "
-        "several-stores for space that no prune command frees. Then prune, then grow.",
-    .risk = "What is pruned has to be pulled or built again. Stopped containers lose what they wrote. Less reserve for "
-            "root leaves less to mend a full root file system with.",
+    .why = "Without free bytes pulls and builds fail, containers cannot write, databases in them stop or corrupt "
+           "their files, and engines leave half-made layers behind. A kubelet evicts pods before that; a file system "
+           "that is nearly full also becomes slow and fragmented.",
+    .limits = "As df(1) reckons, without what is kept for root. Critical at 98 % in use, or with less than 1 GiB "
+              "left on a file system of 8 GiB or more that carries / or a store (one image layer often has more); "
+              "warning at 95 %; at 90 % a note where a store lies, and a warning if a kubelet runs, whose garbage "
+              "collection begins at 85 % and whose eviction at nodefs.available<10 % (kubernetes, "
+              "pkg/kubelet/apis/config/v1beta1/defaults.go, pkg/kubelet/eviction/defaults_linux.go). Read-only file "
+              "systems are passed over.",
+    .remedy = "Remove what nothing needs, the largest holders first: see store-orphans, deleted-open-files, "
+              "logs-large and several-stores for space that no prune command frees. Then prune, then grow.",
+    .risk = "What is pruned has to be pulled or built again. Stopped containers lose what they wrote. Less reserve "
+            "for root leaves less to mend a full root file system with.",
     .undo = "Pull or build again; tune2fs -m with the old percentage.",
     .run = run,
 };

@@ -103,7 +103,9 @@ double percent(uint64_t part, uint64_t whole) noexcept {
 
 std::string percent_text(uint64_t part, uint64_t whole) {
     const bool exact = whole != 0 && part <= std::numeric_limits<uint64_t>::max() / 1000;
-    const uint64_t tenths = exact ? part * 1000 / whole : static_cast<uint64_t>(percent(part, whole) * 10);
+    constexpr double most = 1e18; // of figures that make no sense: a larger one may fit into no integer
+    const uint64_t tenths =
+        exact ? part * 1000 / whole : static_cast<uint64_t>(std::min(percent(part, whole) * 10, most));
     return fmt::format("{}.{} %", tenths / 10, tenths % 10);
 }
 

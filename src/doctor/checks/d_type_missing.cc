@@ -53,20 +53,16 @@ const Check d_type_missing{
     .id = "d-type-missing",
     .title = "An overlay store on a file system without d_type",
     .why = "overlayfs tells a whiteout from a file by the type in the directory entry. Where the file system below "
-           "gives none, "
-           "deleted files come back, directories cannot be removed and builds fail at random (kernel, Documentation/"
-           "filesystems/overlayfs.rst, \"Upper and Lower\": upper \"must provide valid d_type in readdir responses\"). "
-           "Engines of today refuse to start there, often after an update.",
+           "gives none, deleted files come back, directories cannot be removed and builds fail at random (kernel, "
+           "Documentation/filesystems/overlayfs.rst, \"Upper and Lower\": upper \"must provide valid d_type in "
+           "readdir responses\"). Engines of today refuse to start there, often after an update.",
     .limits = "Stores of overlay drivers on a file system that was found to give no types. Nothing is said where it "
-              "could not "
-              "be found out.",
+              "could not be found out.",
     .remedy = "Move the store to a file system with types: XFS with ftype=1 (default since xfsprogs 3.2.3), ext4 (by "
               "default).",
-    .risk =
-        "A new file system means that images are pulled again and containers made again, unless the store is copied "
-        "with "
-        "all extended attributes (rsync -aHAXS) while the engine is stopped. Layers written without d_type may have "
-        "lost deletions already: pull them anew.",
+    .risk = "A new file system means that images are pulled again and containers made again, unless the store is "
+            "copied with all extended attributes (rsync -aHAXS) while the engine is stopped. Layers written without "
+            "d_type may have lost deletions already: pull them anew.",
     .undo = "Keep the old file system until the new one has proved itself.",
     .run = run,
 };

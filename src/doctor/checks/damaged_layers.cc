@@ -69,6 +69,10 @@ void add_commands(const probe::Store &store, const Damage &damage, Finding &out)
         out.commands = {fmt::format("shale --root {} check --repair", root)};
         return;
     }
+    if (store.engine == "buildkit") {
+        out.commands = {"# in dockerd:", "docker builder prune --all", "# of a buildkitd: buildctl prune --all"};
+        return;
+    }
     if (store.engine == "podman")
         out.commands.push_back(
             fmt::format("# podman 5 finds and removes them: podman --root {} system check --repair", root));
@@ -97,7 +101,8 @@ Outcome run(const probe::Facts &facts) {
         look_at_images(store, damage);
         if (damage.lines.empty()) continue;
         Finding finding;
-        finding.severity = Severity::critical;
+        finding.severity =
+            store.engine == "buildkit" ? Severity::warning : Severity::critical; // cache can be made again
         finding.subject = name_of(store);
         finding.summary = fmt::format("{} and {} damaged", counted(damage.layers, "layer"),
                                       counted(damage.images.size(), "image is", "images are"));
@@ -114,21 +119,18 @@ extern const Check damaged_layers;
 const Check damaged_layers{
     .id = "damaged-layers",
     .title = "Layers or images are damaged",
-    .why =
-        "Most engines do not sync a layer before they record it. After a power loss the record is there and the files "
-        "are "
-        "empty or cut off: containers then fail in odd ways (\"exec format error\", empty shared libraries), and "
-        "pulling again does not help, since the engine believes that it has the layer (containerd issues 3671, 5854, "
-        "9401; moby issues 23184, 46649).",
-    .limits =
-        "Whatever the store's reader found wrong: a layer's directory, link or lower file that is missing or leads "
-        "nowhere, records that are empty or cut off, blobs of another size than recorded, layers that an image "
-        "needs and the store has not. The contents of files are not compared with "
-        "anything here: a layer that is not listed may still have bad bytes.",
+    .why = "Most engines do not sync a layer before they record it. After a power loss the record is there and the "
+           "files are empty or cut off: containers then fail in odd ways (\"exec format error\", empty shared "
+           "libraries), and pulling again does not help, since the engine believes that it has the layer (containerd "
+           "issues 3671, 5854, 9401; moby issues 23184, 46649).",
+    .limits = "Whatever the store's reader found wrong: a layer's directory, link or lower file that is missing or "
+              "leads nowhere, records that are empty or cut off, blobs of another size than recorded, layers that an "
+              "image needs and the store has not. The contents of files are not compared with anything here: a layer "
+              "that is not listed may still have bad bytes.",
     .remedy = "Remove the images that have the layer, and their containers, then pull them again. In shale's store "
               "`shale check --repair` unpacks the layer from its blob in place.",
-    .risk =
-        "Containers of these images have to go first, with what they wrote; save that before (docker cp, podman cp).",
+    .risk = "Containers of these images have to go first, with what they wrote; save that before (docker cp, podman "
+            "cp).",
     .undo = "None. What was damaged is worth nothing; what containers wrote is lost unless it was saved.",
     .run = run,
 };

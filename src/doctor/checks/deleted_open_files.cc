@@ -150,21 +150,17 @@ extern const Check deleted_open_files;
 const Check deleted_open_files{
     .id = "deleted-open-files",
     .title = "Deleted files that are still open hold space",
-    .why =
-        "A file's blocks are freed when its last name is gone and the last process has closed it. A log or database "
-        "file "
-        "that was removed under a running process is in no directory, so du does not find it while df counts it: the "
-        "disk is full of nothing.",
-    .limits =
-        "Warning when such files hold 1 GiB or more of a file system, or 1 % of it and at least 64 MiB. A file that "
-        "several processes have open counts once. Files of a container are counted where its upper "
-        "directory lies. Files in memory (memfd, tmpfs) are not among them.",
-    .remedy =
-        "Restart what has the file open, or make it open its files anew (logrotate's postrotate, SIGHUP). Where that "
-        "cannot be, cut the file off through /proc/PID/fd (proc(5)).",
+    .why = "A file's blocks are freed when its last name is gone and the last process has closed it. A log or "
+           "database file that was removed under a running process is in no directory, so du does not find it while "
+           "df counts it: the disk is full of nothing.",
+    .limits = "Warning when such files hold 1 GiB or more of a file system, or 1 % of it and at least 64 MiB. A file "
+              "that several processes have open counts once. Files of a container are counted where its upper "
+              "directory lies. Files in memory (memfd, tmpfs) are not among them.",
+    .remedy = "Restart what has the file open, or make it open its files anew (logrotate's postrotate, SIGHUP). "
+              "Where that cannot be, cut the file off through /proc/PID/fd (proc(5)).",
     .risk = "What is cut off is lost, and a process that still needs the file (a database's, a journal) may fail or "
-            "corrupt "
-            "its data. One that does not append writes on at its old place: the file becomes large but sparse.",
+            "corrupt its data. One that does not append writes on at its old place: the file becomes large but "
+            "sparse.",
     .undo = "None for the contents. Before cutting, copy what is needed: cp /proc/PID/fd/N elsewhere.",
     .run = run,
 };

@@ -132,17 +132,15 @@ extern const Check depth_limit;
 const Check depth_limit{
     .id = "depth-limit",
     .title = "An image has nearly as many layers as can be stacked",
-    .why =
-        "An image that is built on itself, or committed from its own container again and again, gets a layer each "
-        "time. "
-        "At the limit pulls, builds and commits fail with \"max depth exceeded\", mounts with \"invalid argument\" or "
-        "\"mount options is too long\" (moby issues 20298, 25957; buildkit issue 3067; podman issue 13432).",
-    .limits =
-        "Warning from 90 % of the limit on, critical at it. Docker: 125 layers (moby, layer/layer_store.go, "
-        "maxLayerDepth; overlay2 itself: 128 lower directories). containers/storage overlay: 500 (drivers/overlay/"
-        "overlay.go, maxDepth). Others on overlayfs: the kernel's 500 (fs/overlayfs/params.h, OVL_MAX_STACK), and "
-        "in containerd's overlayfs what fits into the one page that mount(2) takes as options (4,096 bytes are "
-        "taken for a page but on ppc64le).",
+    .why = "An image that is built on itself, or committed from its own container again and again, gets a layer each "
+           "time. At the limit pulls, builds and commits fail with \"max depth exceeded\", mounts with \"invalid "
+           "argument\" or \"mount options is too long\" (moby issues 20298, 25957; buildkit issue 3067; podman issue "
+           "13432).",
+    .limits = "Warning from 90 % of the limit on, critical at it. Docker: 125 layers (moby, layer/layer_store.go, "
+              "maxLayerDepth; overlay2 itself: 128 lower directories). containers/storage overlay: 500 "
+              "(drivers/overlay/overlay.go, maxDepth). Others on overlayfs: the kernel's 500 (fs/overlayfs/params.h, "
+              "OVL_MAX_STACK), and in containerd's overlayfs what fits into the one page that mount(2) takes as "
+              "options (4,096 bytes are taken for a page but on ppc64le).",
     .remedy = "Build the image from fewer steps, or squash it.",
     .risk = "A squashed image shares no layers with others any more: each takes its whole size.",
     .undo = "Keep the old image under another name until the new one works.",

@@ -335,6 +335,7 @@ OptionVerdict judge_driver_name(std::string_view name, int major) {
     const auto *driver = find_named(drivers, name);
     if (driver == nullptr) {
         std::vector<std::string_view> names;
+        names.reserve(drivers.size());
         for (const Driver &one : drivers)
             names.push_back(one.name);
         const std::string near = nearest(name, names);

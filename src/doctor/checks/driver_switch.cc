@@ -14,20 +14,24 @@ namespace {
 
 using Stores = std::vector<const probe::Store *>;
 
+/// Docker 23 and later can keep images in containerd: then it uses no driver of its own.
+bool is_in_containerd(const probe::Store &store) {
+    const auto *const value = value_of(store.settings, "containerd-snapshotter");
+    return value != nullptr && *value == "true";
+}
+
 /// The driver that the engine at this root uses; empty: it cannot be told.
 std::string driver_in_use(const probe::Facts &facts, const Stores &stores) {
-    if (stores.front()->engine == "docker") {
-        // Docker 23 and later can keep images in containerd; then no graph driver is in use.
-        if (docker_setting(facts, {"features", "containerd-snapshotter"}).value_or("") == "true")
-            return "containerd's image store";
-        if (const auto driver = docker_setting(facts, {"storage-driver"}); driver && !driver->empty()) return *driver;
-    } else if (const auto *driver = value_of(stores.front()->settings, "driver");
-               driver != nullptr && !driver->empty()) {
-        return *driver;
-    }
-    const auto running = std::ranges::count_if(stores, &probe::Store::running);
-    if (running != 1) return {};
-    return (*std::ranges::find_if(stores, &probe::Store::running))->driver;
+    const bool docker = stores.front()->engine == "docker";
+    const auto feature = docker_setting(facts, {"features", "containerd-snapshotter"});
+    if (docker &&
+        (feature == "true" || std::ranges::any_of(stores, [](const auto *store) { return is_in_containerd(*store); })))
+        return "containerd's image store";
+    if (std::ranges::count_if(stores, &probe::Store::running) == 1)
+        return (*std::ranges::find_if(stores, &probe::Store::running))->driver;
+    if (docker) return docker_setting(facts, {"storage-driver"}).value_or("");
+    const auto *const driver = value_of(stores.front()->settings, "driver");
+    return driver == nullptr ? std::string() : *driver;
 }
 
 bool has_something(const probe::Store &store) {
@@ -83,7 +87,7 @@ Outcome run(const probe::Facts &facts) {
             continue;
         }
         for (const auto *store : stores)
-            if (store->driver != in_use && !store->running && has_something(*store))
+            if (store->driver != in_use && !store->running && !is_in_containerd(*store) && has_something(*store))
                 out.findings.push_back(finding_of(*store, in_use));
     }
     return out;
@@ -95,20 +99,16 @@ extern const Check driver_switch;
 const Check driver_switch{
     .id = "driver-switch",
     .title = "Images of a storage driver that is not in use any more",
-    .why =
-        "Each storage driver has images and containers of its own. After a switch (a new storage-driver, an upgrade, "
-        "containerd's image store) the old ones seem to be lost, while they take their space as before and no prune "
-        "reaches them (moby issues 14707, 32303, 34112).",
-    .limits = "Docker and podman: a store of a driver that is not the one in use, with images or containers. In use is "
-              "the one "
-              "that the configuration names (daemon.json storage-driver, features.containerd-snapshotter; storage.conf "
-              "driver), else the only one that runs.",
-    .remedy =
-        "Save what is needed with the old driver, load it with the new one, then remove the old store with the old "
-        "driver's own commands; or go back to the old driver.",
+    .why = "Each storage driver has images and containers of its own. After a switch (a new storage-driver, an "
+           "upgrade, containerd's image store) the old ones seem to be lost, while they take their space as before "
+           "and no prune reaches them (moby issues 14707, 32303, 34112).",
+    .limits = "Docker and podman: a store of a driver that is not the one in use, with images or containers. In use "
+              "is the one that runs, else the one that the configuration names (daemon.json storage-driver and "
+              "features.containerd-snapshotter; storage.conf driver).",
+    .remedy = "Save what is needed with the old driver, load it with the new one, then remove the old store with the "
+              "old driver's own commands; or go back to the old driver.",
     .risk = "Stopping dockerd stops its containers unless live-restore is on. Removing the directory by hand misses "
-            "mounts, "
-            "subvolumes, datasets and quotas of the driver.",
+            "mounts, subvolumes, datasets and quotas of the driver.",
     .undo = "Set the old driver in the configuration again; both stores can lie side by side.",
     .run = run,
 };

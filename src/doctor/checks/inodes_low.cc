@@ -71,23 +71,21 @@ extern const Check inodes_low;
 const Check inodes_low{
     .id = "inodes-low",
     .title = "A file system is running out of inodes",
-    .why =
-        "Every file and directory takes an inode, and images are many small files. When the last one is taken, pulls, "
-        "builds and the start of containers fail with \"no space left on device\" while df shows free bytes. Image "
-        "garbage collection by bytes (kubelet's imageGCHighThresholdPercent, BuildKit's) does not see it coming.",
-    .limits =
-        "Warning at 90 % in use, critical at 98 %. kubelet evicts pods at 95 % (nodefs.inodesFree<5 %, its default; "
-        "kubernetes, pkg/kubelet/eviction/defaults_linux.go), so 90 % leaves time to act. A read-only file system, "
-        "one that counts no inodes (btrfs: 0 in statfs) and ZFS (its figure follows the free bytes) are passed over.",
-    .remedy =
-        "Remove images, build cache and containers that nothing needs, the largest holders first; then give the file "
-        "system more inodes: ext4 by growing it (or by mkfs.ext4 -i when it is made anew), XFS by imaxpct "
-        "(mkfs.xfs(8): 25 % below 1 TiB, 5 % below 50 TiB, else 1 %).",
-    .risk = "What is pruned has to be pulled or built again. Stopped containers lose what they wrote. Growing is safe "
-            "online; a larger imaxpct only lets inodes take bytes from data.",
-    .undo =
-        "Pull or build again. `xfs_growfs -m` with the old figure (it cannot go below what is in use). A grown file "
-        "system stays grown (XFS cannot shrink).",
+    .why = "Every file and directory takes an inode, and images are many small files. When the last one is taken, "
+           "pulls, builds and the start of containers fail with \"no space left on device\" while df shows free "
+           "bytes. Image garbage collection by bytes (kubelet's imageGCHighThresholdPercent, BuildKit's) does not "
+           "see it coming.",
+    .limits = "Warning at 90 % in use, critical at 98 %. kubelet evicts pods at 95 % (nodefs.inodesFree<5 %, its "
+              "default; kubernetes, pkg/kubelet/eviction/defaults_linux.go), so 90 % leaves time to act. A read-only "
+              "file system, one that counts no inodes (btrfs: 0 in statfs) and ZFS (its figure follows the free "
+              "bytes) are passed over.",
+    .remedy = "Remove images, build cache and containers that nothing needs, the largest holders first; then give "
+              "the file system more inodes: ext4 by growing it (or by mkfs.ext4 -i when it is made anew), XFS by "
+              "imaxpct (mkfs.xfs(8): 25 % below 1 TiB, 5 % below 50 TiB, else 1 %).",
+    .risk = "What is pruned has to be pulled or built again. Stopped containers lose what they wrote. Growing is "
+            "safe online; a larger imaxpct only lets inodes take bytes from data.",
+    .undo = "Pull or build again. `xfs_growfs -m` with the old figure (it cannot go below what is in use). A grown "
+            "file system stays grown (XFS cannot shrink).",
     .run = run,
 };
 

@@ -109,6 +109,7 @@ std::optional<uint64_t> limit_of(const probe::Facts &facts, std::string_view nam
 struct Use {
     uint64_t count = 0;
     std::map<int, uint64_t> by_process;
+    std::map<int, std::string_view> commands; ///< of the same processes
 };
 
 void judge_limit(const std::map<uint64_t, Use> &users, std::string_view what, std::string_view sysctl,
@@ -126,16 +127,13 @@ void judge_limit(const std::map<uint64_t, Use> &users, std::string_view what, st
                         "on device\" or \"too many open files\"",
                         format_count(use.count), format_count(*limit), what, percent_text(use.count, *limit));
         std::vector<std::pair<uint64_t, int>> largest;
+        largest.reserve(use.by_process.size());
         for (const auto &[pid, count] : use.by_process)
             largest.emplace_back(count, pid);
         std::ranges::sort(largest, std::greater());
-        if (largest.size() > max_evidence) largest.resize(max_evidence);
-        for (const auto &[count, pid] : largest) {
-            const auto process = std::ranges::find(facts.processes, pid, &probe::Process::pid);
+        for (const auto &[count, pid] : largest)
             finding.evidence.push_back(
-                fmt::format("{}: {}", process_name(pid, process == facts.processes.end() ? "" : process->command),
-                            format_count(count)));
-        }
+                fmt::format("{}: {}", process_name(pid, use.commands.at(pid)), format_count(count)));
         finding.evidence = limited(std::move(finding.evidence));
         finding.commands = {fmt::format("sysctl {}={}", sysctl, *limit * 2),
                             fmt::format("echo {}={} >> /etc/sysctl.d/60-inotify.conf", sysctl, *limit * 2)};
@@ -143,20 +141,22 @@ void judge_limit(const std::map<uint64_t, Use> &users, std::string_view what, st
 }
 
 void add_limits(const probe::Facts &facts, Outcome &out) {
-    std::map<int, uint64_t> uid_of;
+    std::map<int, const probe::Process *> processes;
     std::map<uint64_t, Use> watches, instances;
-    const auto add = [](std::map<uint64_t, Use> &users, uint64_t uid, int pid, uint64_t count) {
+    const auto add = [](std::map<uint64_t, Use> &users, const probe::Process &process, uint64_t count) {
         if (count == 0) return;
-        users[uid].count += count;
-        users[uid].by_process[pid] += count;
+        Use &use = users[process.uid];
+        use.count += count;
+        use.by_process[process.pid] += count;
+        use.commands[process.pid] = process.command;
     };
     for (const auto &process : facts.processes) {
-        uid_of[process.pid] = process.uid;
-        add(instances, process.uid, process.pid, process.inotify_instances);
+        processes[process.pid] = &process;
+        add(instances, process, process.inotify_instances);
     }
     for (const auto &watch : facts.inotify_watches)
-        if (const auto uid = uid_of.find(watch.pid); uid != uid_of.end())
-            add(watches, uid->second, watch.pid, watch.watches);
+        if (const auto process = processes.find(watch.pid); process != processes.end())
+            add(watches, *process->second, watch.watches);
     judge_limit(watches, "watches", "fs.inotify.max_user_watches", facts, out);
     judge_limit(instances, "instances", "fs.inotify.max_user_instances", facts, out);
 }

@@ -14,8 +14,7 @@ namespace shale::doctor::checks {
 namespace {
 
 constexpr std::string_view deleted_suffix = "//deleted"; ///< the kernel's mark of a mount point that has no name
-
-constexpr uint64_t grace_s = 60; ///< between a layer and its record
+constexpr uint64_t grace_s = 60;                         ///< between a layer and its record
 
 /// What every mount is judged with.
 struct Host {
@@ -158,26 +157,23 @@ extern const Check leaked_mounts;
 const Check leaked_mounts{
     .id = "leaked-mounts",
     .title = "Mounts of layers that nothing needs any more",
-    .why =
-        "A mount keeps its layer's files, blocks and inodes alive. One that is left in some mount namespace (a service "
-        "with its own, a container that sees the host's /) makes removals fail with \"device or resource busy\", pins "
-        "the space of what was removed, and slows every look at the mount table (moby issues 22260, 34652; containerd "
-        "issue 13416: 4,954 orphan overlay mounts on one node).",
-    .limits =
-        "Told apart by the overlay's upper directory, so also where the host's tree is mounted elsewhere. Reported: a "
-        "mount whose container is not running, whose layer or container has no record, which no engine's "
-        "namespace shows any more, or, while its engine does not run, whose layer nothing uses. A container's own "
-        "root and what its own namespace holds are not. Overlays without an upper directory are known only where "
-        "they are mounted in the store; a mount that follows the engine's own is not told twice; the namespaces of "
-        "engines that run in a container are left out. Nothing is said of records that could not all be read.",
-    .remedy =
-        "Unmount it in the namespace that has it; if that is a service's, restart the service instead, with "
-        "MountFlags=slave or without its own namespace. `podman mount` made by hand is undone by `podman umount`.",
-    .risk =
-        "A process that works in the mount loses its files; umount refuses while files are open (do not use -l then: "
-        "it only hides the mount). In a container's namespace nsenter runs that container's own umount, if it has one. "
-        "A "
-        "container that starts while the host is examined can look like a leak: look twice.",
+    .why = "A mount keeps its layer's files, blocks and inodes alive. One that is left in some mount namespace (a "
+           "service with its own, a container that sees the host's /) makes removals fail with \"device or resource "
+           "busy\", pins the space of what was removed, and slows every look at the mount table (moby issues 22260, "
+           "34652; containerd issue 13416: 4,954 orphan overlay mounts on one node).",
+    .limits = "Told apart by the overlay's upper directory, so also where the host's tree is mounted elsewhere. "
+              "Reported: a mount whose container is not running, whose layer or container has no record, which no "
+              "engine's namespace shows any more, or, while its engine does not run, whose layer nothing uses. A "
+              "container's own root and what its own namespace holds are not. Overlays without an upper directory "
+              "are known only where they are mounted in the store; a mount that follows the engine's own is not told "
+              "twice; the namespaces of engines that run in a container are left out. Nothing is said of records "
+              "that could not all be read.",
+    .remedy = "Unmount it in the namespace that has it; if that is a service's, restart the service instead, with "
+              "MountFlags=slave or without its own namespace. `podman mount` made by hand is undone by `podman "
+              "umount`.",
+    .risk = "A process that works in the mount loses its files; umount refuses while files are open (do not use -l "
+            "then: it only hides the mount). In a container's namespace nsenter runs that container's own umount, if "
+            "it has one. A container that starts while the host is examined can look like a leak: look twice.",
     .undo = "Start the container or the service again: it mounts what it needs.",
     .run = run,
 };

@@ -22,6 +22,9 @@ std::string container_name(const probe::StoreContainer &container) {
 /// Why docker's do not rotate.
 void add_rotation(const probe::Facts &facts, const probe::Store &store, std::vector<std::string> &evidence) {
     if (store.engine != "docker") return;
+    const auto *const unlimited = value_of(store.settings, "containers without a log limit");
+    if (unlimited != nullptr && *unlimited != "0")
+        evidence.push_back(fmt::format("containers of json-file without max-size: {}", shown(*unlimited)));
     const auto driver = docker_setting(facts, {"log-driver"});
     if (const auto size = docker_setting(facts, {"log-opts", "max-size"}))
         evidence.push_back(fmt::format("daemon.json has max-size {}: these containers were made before that, or with "
@@ -84,16 +87,16 @@ extern const Check logs_large;
 const Check logs_large{
     .id = "logs-large",
     .title = "Logs of containers grow without an end",
-    .why =
-        "Docker's default log driver keeps everything that a container ever wrote to its standard output, beside the "
-        "layers, where neither `docker system df` nor any prune sees it. One chatty container fills the disk.",
-    .limits =
-        "The log of one container over 1 GiB. json-file does not rotate unless max-size is set (moby, daemon/logger/"
-        "jsonfilelog); the driver `local` keeps 5 files of 20 MiB; kubelet rotates at 10 MiB (containerLogMaxSize).",
-    .remedy =
-        "Empty the log, then set a limit and make the container again: a log option holds for the life of a container.",
-    .risk = "What is emptied is gone. dockerd appends, so cutting the file while it runs is safe for it; `docker logs "
-            "--follow` may show a torn line. A restart of dockerd stops its containers unless live-restore is on.",
+    .why = "Docker's default log driver keeps everything that a container ever wrote to its standard output, beside "
+           "the layers, where neither `docker system df` nor any prune sees it. One chatty container fills the disk.",
+    .limits = "The log of one container over 1 GiB. json-file does not rotate unless max-size is set (moby, "
+              "daemon/logger/jsonfilelog); the driver `local` keeps 5 files of 20 MiB; kubelet rotates at 10 MiB "
+              "(containerLogMaxSize).",
+    .remedy = "Empty the log, then set a limit and make the container again: a log option holds for the life of a "
+              "container.",
+    .risk = "What is emptied is gone. dockerd appends, so cutting the file while it runs is safe for it; `docker "
+            "logs --follow` may show a torn line. A restart of dockerd stops its containers unless live-restore is "
+            "on.",
     .undo = "None for the contents: copy the log elsewhere first if it is needed.",
     .run = run,
 };

@@ -47,14 +47,13 @@ extern const Check memory_tmpfs_store;
 const Check memory_tmpfs_store{
     .id = "memory-tmpfs-store",
     .title = "A store lies in memory",
-    .why =
-        "Images, layers and what containers write take the host's memory or swap, and no cgroup limit of a container "
-        "counts layers that it only reads. Memory runs out and the kernel kills processes; a reboot loses it all.",
-    .limits =
-        "Any store on tmpfs or ramfs. tmpfs may grow to half of the memory unless it is mounted with size= (tmpfs(5)).",
-    .remedy =
-        "Leave it if it was meant (a diskless or throw-away CI host) and give the tmpfs a size; else move the store to "
-        "a disk.",
+    .why = "Images, layers and what containers write take the host's memory or swap, and no cgroup limit of a "
+           "container counts layers that it only reads. Memory runs out and the kernel kills processes; a reboot "
+           "loses it all.",
+    .limits = "Any store on tmpfs or ramfs. tmpfs may grow to half of the memory unless it is mounted with size= "
+              "(tmpfs(5)).",
+    .remedy = "Leave it if it was meant (a diskless or throw-away CI host) and give the tmpfs a size; else move the "
+              "store to a disk.",
     .risk = "Moving needs the engine stopped.",
     .undo = "Point the engine at the old root again, before the next reboot.",
     .run = run,

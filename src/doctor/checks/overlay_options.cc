@@ -203,23 +203,19 @@ extern const Check overlay_options;
 const Check overlay_options{
     .id = "overlay-options",
     .title = "overlayfs options that do not fit the layers",
-    .why =
-        "redirect_dir and metacopy change what overlayfs writes into upper directories. Layers that were written with "
-        "them cannot be read without (\"Operation not permitted\"), and while redirect_dir is on, Docker and podman "
-        "find "
-        "what a container changed by comparing whole trees (\"Not using native diff for overlay2\"), which makes "
-        "builds "
-        "many times slower. index and nfs_export tie a store to its place.",
-    .limits =
-        "By /sys/module/overlay/parameters, the store's own options and the options of its mounts. Whether layers have "
-        "redirects or metacopy files is known from a sample of their top entries. Rules: kernel, Documentation/"
-        "filesystems/overlayfs.rst and fs/overlayfs/namei.c; moby, daemon/graphdriver/overlay2/check.go "
-        "(doesSupportNativeDiff); containers/storage, drivers/overlay/check.go.",
+    .why = "redirect_dir and metacopy change what overlayfs writes into upper directories. Layers that were written "
+           "with them cannot be read without (\"Operation not permitted\"), and while redirect_dir is on, Docker and "
+           "podman find what a container changed by comparing whole trees (\"Not using native diff for overlay2\"), "
+           "which makes builds many times slower. index and nfs_export tie a store to its place.",
+    .limits = "By /sys/module/overlay/parameters, the store's own options and the options of its mounts. Whether "
+              "layers have redirects or metacopy files is known from a sample of their top entries. Rules: kernel, "
+              "Documentation/filesystems/overlayfs.rst and fs/overlayfs/namei.c; moby, "
+              "daemon/graphdriver/overlay2/check.go (doesSupportNativeDiff); containers/storage, "
+              "drivers/overlay/check.go.",
     .remedy = "Set the module's options so that they fit, before containers start.",
-    .risk =
-        "With redirect_dir off, renaming a directory of an image fails with EXDEV and programs copy it instead. With "
-        "metacopy off, chown and chmod of a file of an image copy the whole file. Never switch metacopy off while "
-        "layers have such files.",
+    .risk = "With redirect_dir off, renaming a directory of an image fails with EXDEV and programs copy it instead. "
+            "With metacopy off, chown and chmod of a file of an image copy the whole file. Never switch metacopy off "
+            "while layers have such files.",
     .undo = "Remove the file below /etc/modprobe.d and write the old value into /sys/module/overlay/parameters.",
     .run = run,
 };

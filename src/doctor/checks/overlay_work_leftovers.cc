@@ -15,7 +15,7 @@ constexpr uint64_t warning_bytes = uint64_t{1} << 30U;
 constexpr uint64_t old_s = 24 * 3600; ///< a pull or build that has unpacked for so long is dead
 
 /// Directories of work in Store::other_bytes.
-constexpr std::array<std::string_view, 6> work{"ingest", "leftovers", "staging", "tempdirs", "tmp", "tmpmounts"};
+constexpr std::array<std::string_view, 4> work{"ingest", "staging", "tmp", "unfinished blobs"};
 
 struct Left {
     uint64_t bytes = 0;
@@ -24,7 +24,7 @@ struct Left {
 
 /// What it is a rest of; empty: it is no leftover.
 std::string_view rest_of(const probe::Facts &facts, const probe::StoreLayer &layer, const Layers &all) {
-    if (layer.kind == "removing") return "a removal that did not end";
+    if (layer.kind == "removing" && (layer.on_disk || !layer.path.empty())) return "a removal that did not end";
     if (is_init_leftover(layer, all)) return "the init layer of a container that is gone";
     if (layer.kind == "ingest" && layer.created_s != 0 && layer.created_s + old_s < facts.taken_s)
         return "an unpacking that did not end";
@@ -101,20 +101,17 @@ extern const Check overlay_work_leftovers;
 const Check overlay_work_leftovers{
     .id = "overlay-work-leftovers",
     .title = "Rests of removals, pulls and builds that did not end",
-    .why =
-        "An engine that is killed in the middle of its work, or finds a layer busy, leaves what it had: layers that "
-        "are "
-        "marked as being removed, init layers without a container, temporary directories, half unpacked layers. They "
-        "take space, and nothing lists them.",
-    .limits = "Layers that are being removed; init layers (ID-init) whose container's layer is not on disk; unpackings "
-              "that began more than 24 hours ago; work directories (tmp, staging, tempdirs, ingest) that are not empty "
-              "while the engine does not run. A warning from 1 GiB on, else a note.",
-    .remedy =
-        "Let the engine tidy up by itself: dockerd does when it shuts down and starts (moby, layer/layer_store.go, "
-        "Cleanup), containerd's snapshotters in their Cleanup, containers/storage when a store is closed. What then "
-        "is still there is for `shale orphans`.",
-    .risk = "A restart of dockerd stops its containers unless live-restore is on. A pull that is slow, not dead, loses "
-            "what it had.",
+    .why = "An engine that is killed in the middle of its work, or finds a layer busy, leaves what it had: layers "
+           "that are marked as being removed, init layers without a container, temporary directories, half unpacked "
+           "layers. They take space, and nothing lists them.",
+    .limits = "Layers that are being removed; init layers (ID-init) whose container's layer is not on disk; "
+              "unpackings that began more than 24 hours ago; work directories (tmp, staging, ingest, unfinished "
+              "blobs) that are not empty while the engine does not run. A warning from 1 GiB on, else a note.",
+    .remedy = "Let the engine tidy up by itself: dockerd does when it shuts down and starts (moby, "
+              "layer/layer_store.go, Cleanup), containerd's snapshotters in their Cleanup, containers/storage when a "
+              "store is closed. What then is still there is for `shale orphans`.",
+    .risk = "A restart of dockerd stops its containers unless live-restore is on. A pull that is slow, not dead, "
+            "loses what it had.",
     .undo = "Pull or build again.",
     .run = run,
 };

@@ -101,6 +101,7 @@ Outcome run(const probe::Facts &facts) {
             fmt::format("up to {} of cache may hold the same files again, of {} of memory ({})", format_bytes(extra),
                         format_bytes(facts.kernel.memory_bytes), percent_text(extra, facts.kernel.memory_bytes));
         std::vector<std::string> lines;
+        lines.reserve(duplicates.size() + 2);
         for (const auto &one : duplicates)
             lines.push_back(fmt::format("{}: {} of {}, up to {} more than once", shown(one.image),
                                         counted(one.containers, "running container"), format_bytes(one.image_bytes),

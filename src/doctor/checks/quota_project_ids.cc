@@ -121,17 +121,15 @@ const Check quota_project_ids{
     .id = "quota-project-ids",
     .title = "Project quotas without a layer, or shared by several",
     .why = "A size limit of a container is a project quota: an id on its directory and a record with the limit. "
-           "Engines count "
-           "ids up and do not remove the records, and after a restart they may give an id that is still in use: two "
-           "containers then share one limit, and one fails with \"disk quota exceeded\" for what the other wrote (moby "
-           "issue 34701).",
-    .limits =
-        "File systems with project quotas that a store lies on. Shared: several layers have one id (a container and "
-        "its "
-        "init layer may). Left over: a record with a limit and nothing in use whose id no layer of any known store "
-        "has; a note, since it costs only the record. Rules: moby, quota/projectquota.go; xfs_quota(8).",
-    .remedy =
-        "Make containers that share an id anew. Clear the limits that are left over, unless /etc/projects has the id.",
+           "Engines count ids up and do not remove the records, and after a restart they may give an id that is "
+           "still in use: two containers then share one limit, and one fails with \"disk quota exceeded\" for what "
+           "the other wrote (moby issue 34701).",
+    .limits = "File systems with project quotas that a store lies on. Shared: several layers have one id (a "
+              "container and its init layer may). Left over: a record with a limit and nothing in use whose id no "
+              "layer of any known store has; a note, since it costs only the record. Rules: moby, "
+              "quota/projectquota.go; xfs_quota(8).",
+    .remedy = "Make containers that share an id anew. Clear the limits that are left over, unless /etc/projects has "
+              "the id.",
     .risk = "An id without files may be one that an administrator has set up for later.",
     .undo = "Set the limit again.",
     .run = run,

@@ -132,13 +132,11 @@ const Check several_stores{
     .id = "several-stores",
     .title = "Several engines keep their stores on one file system",
     .why = "Docker, containerd, podman and each of their drivers have stores of their own. None sees the others: "
-           "images lie "
-           "there twice, each engine's thresholds count the space of all, and one that was tried once keeps its "
-           "gigabytes.",
-    .limits =
-        "Two or more stores with layers on one file system. A warning when images of the same name take 1 GiB or more "
-        "twice; else a note. Names are compared as written in full (docker.io/library/nginx:latest); the same name "
-        "may stand for different contents.",
+           "images lie there twice, each engine's thresholds count the space of all, and one that was tried once "
+           "keeps its gigabytes.",
+    .limits = "Two or more stores with layers on one file system. A warning when images of the same name take 1 GiB "
+              "or more twice; else a note. Names are compared as written in full (docker.io/library/nginx:latest); "
+              "the same name may stand for different contents.",
     .remedy = "Keep one engine's store, empty the others with their own commands.",
     .risk = "Containers of the other engine may be needed though its daemon does not run now (podman has none).",
     .undo = "Pull again.",

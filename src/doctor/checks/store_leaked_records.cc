@@ -45,6 +45,11 @@ bool is_young(const probe::Facts &facts, const probe::StoreLayer &layer) {
     return layer.created_s != 0 && layer.created_s + grace_s > facts.taken_s;
 }
 
+/// A record of the BuildKit in dockerd: it is its own use, and dockerd's store has its tree.
+bool is_cache_record(const probe::Store &store, const probe::StoreLayer &layer) {
+    return store.engine == "buildkit" && layer.path.empty();
+}
+
 bool is_unused(const probe::Facts &facts, const probe::StoreLayer &layer) {
     return layer.recorded && layer.on_disk && layer.kind != "ingest" && layer.kind != "removing" &&
            layer.kind != "cache" && !is_young(facts, layer);
@@ -123,7 +128,7 @@ void judge(const probe::Facts &facts, const probe::Store &store, Outcome &out) {
     for (const auto &layer : store.layers) {
         if (is_absent(layer))
             absent.push_back(&layer);
-        else if (is_unused(facts, layer) && !needed.contains(layer.id))
+        else if (is_unused(facts, layer) && !is_cache_record(store, layer) && !needed.contains(layer.id))
             unused.push_back(&layer);
     }
     if (!absent.empty()) out.findings.push_back(absent_finding(store, absent));
@@ -147,21 +152,19 @@ extern const Check store_leaked_records;
 const Check store_leaked_records{
     .id = "store-leaked-records",
     .title = "Records of layers that nothing uses, or that are not there",
-    .why =
-        "A layer that has a record but no image, container or lease above it takes space that no one asked for: a "
-        "snapshot whose client died, layers of a pull that was broken off. The other way round, a record without its "
-        "layer makes every container of its images fail to start, and a pull does not mend it, because the engine "
-        "believes that it has the layer.",
-    .limits =
-        "Unused: no image, container, lease, build cache or the like, not even through layers above it; younger than "
-        "an hour it may be a pull at work and is not counted. In containerd such a snapshot goes with the next "
-        "garbage collection if the metadata store knows it; what is still there was leaked by a snapshotter. Not "
-        "on disk: critical when something uses it. Nothing is said of a store whose records could not all be read.",
-    .remedy =
-        "Unused ones: the engine's own collection first, then `shale orphans`. Absent ones: remove the images that "
-        "need them and pull those again.",
-    .risk = "An unused layer may be somebody's base of a later build. Removing an image by force leaves its containers "
-            "without it.",
+    .why = "A layer that has a record but no image, container or lease above it takes space that no one asked for: a "
+           "snapshot whose client died, layers of a pull that was broken off. The other way round, a record without "
+           "its layer makes every container of its images fail to start, and a pull does not mend it, because the "
+           "engine believes that it has the layer.",
+    .limits = "Unused: no image, container, lease, build cache or the like, not even through layers above it; "
+              "younger than an hour it may be a pull at work and is not counted. In containerd such a snapshot goes "
+              "with the next garbage collection if the metadata store knows it; what is still there was leaked by a "
+              "snapshotter. Not on disk: critical when something uses it. Nothing is said of a store whose records "
+              "could not all be read.",
+    .remedy = "Unused ones: the engine's own collection first, then `shale orphans`. Absent ones: remove the images "
+              "that need them and pull those again.",
+    .risk = "An unused layer may be somebody's base of a later build. Removing an image by force leaves its "
+            "containers without it.",
     .undo = "Pull or build again.",
     .run = run,
 };

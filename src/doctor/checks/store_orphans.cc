@@ -65,20 +65,16 @@ const Check store_orphans{
     .id = "store-orphans",
     .title = "Layers on disk that no record knows",
     .why = "A crash, a full disk or a busy mount in the middle of a pull, a build or a removal leaves a layer's "
-           "directory, "
-           "dataset or device behind without a record. The engine cannot list what it does not know: `system df` does "
-           "not count it and no prune removes it, while it takes bytes and inodes for ever (moby issues 21925, 38344, "
-           "45939; containerd issues 10548, 13416).",
-    .limits =
-        "Any layer that is on disk, in no record of its engine (build cache included) and needed by no other layer. "
-        "Nothing is said of a store whose records could not all be read, or changed while they were read; what is "
-        "being removed or unpacked does not count.",
-    .remedy =
-        "See each one and the proof with `shale orphans`, move them aside with `shale orphans reclaim`, and free them "
-        "with `shale orphans purge` when all has run well without them.",
+           "directory, dataset or device behind without a record. The engine cannot list what it does not know: "
+           "`system df` does not count it and no prune removes it, while it takes bytes and inodes for ever (moby "
+           "issues 21925, 38344, 45939; containerd issues 10548, 13416).",
+    .limits = "Any layer that is on disk, in no record of its engine (build cache included) and needed by no other "
+              "layer. Nothing is said of a store whose records could not all be read, or changed while they were "
+              "read; what is being removed or unpacked does not count.",
+    .remedy = "See each one and the proof with `shale orphans`, move them aside with `shale orphans reclaim`, and "
+              "free them with `shale orphans purge` when all has run well without them.",
     .risk = "A layer that only seems unowned is lost when it is removed by hand. `shale orphans reclaim` moves only "
-            "what no "
-            "mount and no process has; a mounted one stays.",
+            "what no mount and no process has; a mounted one stays.",
     .undo = "`shale orphans undo` puts back what was reclaimed, until it is purged. After that: pull or build the "
             "image again.",
     .run = run,

@@ -107,6 +107,7 @@ std::vector<std::string> evidence_of(const probe::Facts &facts, const probe::Thi
     for (const probe::Store *store : stores_on(facts, pool))
         out.push_back(fmt::format("used by the {}", name_of(*store)));
     std::vector<const probe::ThinPool::Thin *> largest;
+    largest.reserve(pool.devices.size());
     for (const auto &thin : pool.devices)
         largest.push_back(&thin);
     std::ranges::stable_sort(largest, std::greater(), &probe::ThinPool::Thin::mapped_bytes);

@@ -86,6 +86,7 @@ Finding finding_of(const probe::Facts &facts, const LayerParent &parent, Group g
             : fmt::format("{} of layers below {}, with {}, that no record of the store names", count,
                           shown(parent.first), format_bytes(group.bytes));
     std::vector<std::string> lines;
+    lines.reserve(group.datasets.size());
     for (const auto *dataset : group.datasets)
         lines.push_back(fmt::format("{}: {}, made {}{}", shown(dataset->name), format_bytes(dataset->used_bytes),
                                     time_text(dataset->created_s), dataset->mounted ? ", mounted" : ""));

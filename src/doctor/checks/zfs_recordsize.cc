@@ -13,7 +13,7 @@
 namespace shale::doctor::checks {
 namespace {
 
-constexpr uint64_t large_record_bytes = 128 * 1024; ///< OpenZFS' default
+constexpr uint64_t large_record_bytes = uint64_t{128} << 10U; ///< OpenZFS' default
 
 /// Programs that write small pieces of large files: databases, by comm.
 constexpr auto small_writers = std::to_array<std::string_view>(

@@ -16,6 +16,7 @@
 
 #include "doctor/hosts/containerd_devices.h"
 #include "doctor/hosts/containerd_records.h"
+#include "doctor/hosts/places.h"
 #include "sys/fs.h"
 
 namespace shale::doctor::containerd {
@@ -143,7 +144,10 @@ private:
         const auto names = sys::list_dir(dir->get(), max_entries);
         const auto own = sys::stat_at(dir->get(), "");
         if (!names || !own) return failed(names ? own.error() : names.error());
+        uint64_t count = 0;
         for (const auto &[name, inode, type] : *names) {
+            if (name == trash_name) continue;
+            ++count;
             const auto status = sys::stat_if_exists(dir->get(), name.c_str());
             if (!status) return failed(status.error());
             if (!*status) continue; // removed meanwhile
@@ -151,7 +155,7 @@ private:
             const uint64_t changed = changed_of(layout_ == Layout::btrfs ? *own : **status);
             out.entries[fmt::format("{}/{}", folder, name)] = entry_of(**status, changed);
         }
-        out.sources.push_back(source_of(path, "snapshot directories", names->size()));
+        out.sources.push_back(source_of(path, "snapshot directories", count));
     }
 
     void find_missing(Look &out) const {

@@ -74,6 +74,20 @@ TEST(Containerd, ImageContainerAndLease) {
     EXPECT_THAT(store.containers[0].binds, ElementsAre("/srv/data:/data"));
 }
 
+TEST(Containerd, TheTrashOfOrphansIsNoSnapshot) {
+    Fake fake;
+    fake.image_of_two();
+    fake.host.dir(std::string(overlay) + "/snapshots/.shale-trash/1/tree");
+    fake.write();
+    const auto facts = fake.read();
+    const auto &store = store_of(facts);
+    EXPECT_EQ(store.layers.size(), 2U);
+    for (const auto &source : store.sources)
+        if (source.path == std::string(overlay) + "/snapshots") {
+            EXPECT_EQ(source.entries, 2U);
+        }
+}
+
 TEST(Containerd, OrphansLeakedRecordsAndMissingDirectories) {
     Fake fake;
     fake.image_of_two();

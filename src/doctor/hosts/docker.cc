@@ -31,8 +31,9 @@ using docker::Draft;
 using docker::Place;
 
 constexpr int max_readings = 3;
-/// A layer whose record is written at last is under way as long as its write set changes: every file of its archive
-/// adds to tar-split.json.gz. The largest file that is unpacked in this time is at least 60 GB (at 100 MB/s).
+/// A layer has a write set until its record is written, at last. One that came while this dockerd runs may be its work
+/// however long it has not grown: an import waits for its archive, a large file of it is unpacked. Where no dockerd was
+/// found, one that has not grown for this time is nobody's.
 constexpr uint64_t write_set_s = 600;
 /// Between a tree and its record lie a few system calls; this leaves room for a slow disk.
 constexpr uint64_t unrecorded_s = 60;
@@ -187,8 +188,9 @@ Reading read_once(const probe::Host &host, const Place &place, const std::vector
     out.cache = buildkit::read_embedded(host, place.root);
     begin_drafts(host, place, drivers, out);
     for (auto &draft : out.drafts) {
+        const bool has_trees = std::ranges::find(drivers, draft.driver) != drivers.end();
         draft.sources.append(out.containers.sources);
-        if (std::ranges::find(drivers, draft.driver) != drivers.end()) {
+        if (has_trees) {
             if (out.cache) {
                 buildkit::add_to_docker(draft, *out.cache);
                 draft.sources.append(out.cache->sources);
@@ -198,6 +200,7 @@ Reading read_once(const probe::Host &host, const Place &place, const std::vector
             docker::read_write_sets(draft, recent.write_set_s);
         }
         docker::add_containers(draft, out.containers, drivers);
+        if (has_trees) docker::tell_lost_records(draft);
         if (draft.in_use) read_shared(draft, out);
         draft.settle();
     }
@@ -287,15 +290,16 @@ void take(Draft &&draft, const Place &place, const buildkit::Embedded *cache, pr
 }
 
 Recent recent_of(const Place &place, const probe::Facts &facts) {
-    if (place.pid == 0) return {.write_set_s = UINT64_MAX, .unrecorded_s = UINT64_MAX}; // nobody is at work
+    const uint64_t now_s = docker::time_of(facts);
+    const auto ago = [&](uint64_t seconds) { return now_s - std::min(now_s, seconds); };
+    // Nobody is at work, or one that was not found: that one's write set would have grown.
+    if (place.pid == 0) return {.write_set_s = ago(write_set_s), .unrecorded_s = UINT64_MAX};
     // What came before the daemon was started was left over by an earlier one. (Less a little: the clock may have been
-    // set since the boot.)
+    // set since the boot.) Where that time is not known, nothing was.
     constexpr uint64_t clock_s = 5;
-    const uint64_t now_s = docker::time_of(facts), started_s = place.started_s.value_or(0);
-    const auto since = [&](uint64_t seconds) {
-        return std::max(now_s - std::min(now_s, seconds), started_s - std::min(started_s, clock_s));
-    };
-    return {.write_set_s = since(write_set_s), .unrecorded_s = since(unrecorded_s)};
+    const uint64_t started_s = place.started_s.value_or(0);
+    const uint64_t since_s = started_s - std::min(started_s, clock_s);
+    return {.write_set_s = since_s, .unrecorded_s = std::max(ago(unrecorded_s), since_s)};
 }
 
 void read_root(const probe::Host &host, const Place &place, probe::Facts &facts) {

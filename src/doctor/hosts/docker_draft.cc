@@ -42,6 +42,20 @@ void Sources::changing(const std::string &path, const std::string &why) {
     }
 }
 
+void Sources::lost(const std::string &path, const std::string &why) {
+    for (auto &source : all_) {
+        if (source.path != path || (source.state != "read" && source.state != "missing")) continue;
+        ++broken_[source.what];
+        source.state = "unreadable";
+        source.why = why;
+    }
+}
+
+bool Sources::is_missing(const std::string &path) const {
+    return std::ranges::any_of(all_,
+                               [&](const auto &source) { return source.path == path && source.state == "missing"; });
+}
+
 void Sources::broken(const std::string &path, std::string_view what, const Error &error) {
     if (error.code() != Errc::Aborted) return broken(path, what, error.text());
     // BoltFile: a writer was always faster.
@@ -95,6 +109,17 @@ void Draft::use(const std::string &id, std::string user) {
         problem(fmt::format("users of layer {}", id), fmt::format("more than {}; the others are not told", max_users));
 }
 
+void Draft::use_as_lower(const std::string &id, const std::string &above) {
+    auto *tree = find(id);
+    if (tree == nullptr || id == above) return;
+    auto &users = tree->used_by;
+    if (!users.empty() && (users.size() >= max_users || lowers_ >= max_lowers)) return;
+    std::string user = "layer " + above;
+    if (!users.empty() && users.back() == user) return; // `lower` names it twice
+    users.push_back(std::move(user));
+    ++lowers_;
+}
+
 void Draft::problem(std::string about, std::string why) {
     problems.push_back({.about = std::move(about), .why = std::move(why)});
 }
@@ -109,12 +134,19 @@ void Draft::join_parents() {
         else
             layer.damage.push_back(fmt::format("the layer below, {}, has no record", below->second.text()));
     }
-    for (const auto &layer : store.layers)
-        if (!layer.parent.empty() && find(layer.parent) != nullptr) use(layer.parent, "layer " + layer.id);
+    for (const auto &layer : store.layers) {
+        const auto *parent = layer.parent.empty() ? nullptr : find(layer.parent);
+        std::string user = "layer " + layer.id;
+        if (parent == nullptr || std::ranges::find(parent->used_by, user) != parent->used_by.end()) continue;
+        use(layer.parent, std::move(user));
+    }
 }
 
 void Draft::settle() {
     join_parents();
+    // What it is for comes before what stands on it.
+    for (auto &layer : store.layers)
+        std::ranges::stable_partition(layer.used_by, [](const auto &user) { return !user.starts_with("layer "); });
     Depths depths;
     for (const auto &layer : store.layers)
         depths.add(layer.id, layer.parent);

@@ -23,6 +23,7 @@ inline constexpr size_t max_record_bytes = 4096; ///< of a file that holds one w
 inline constexpr size_t max_lower_bytes = 64
                                           << 10; ///< of a `lower` file: 128 links of 28 bytes (overlay2.go, maxDepth)
 inline constexpr size_t max_users = 1000;        ///< of one layer that are told
+inline constexpr size_t max_lowers = 1'000'000;  ///< of all layers, trees below them that are told as theirs
 inline constexpr size_t max_broken = 100;        ///< broken records of one kind that are told one by one
 
 /// The record sources of a store, bounded.
@@ -36,6 +37,9 @@ public:
     void append(const Sources &others);
     /// Those of `path`, or of something in it, that were read: nothing follows from them.
     void changing(const std::string &path, const std::string &why);
+    /// That of `path` lacks what it had: whatever it does not name may be somebody's.
+    void lost(const std::string &path, const std::string &why);
+    [[nodiscard]] bool is_missing(const std::string &path) const;
     [[nodiscard]] bool any_broken() const noexcept { return !broken_.empty(); }
     /// All of them, with a last one a kind for those that were too many.
     [[nodiscard]] std::vector<probe::RecordSource> finish() &&;
@@ -72,6 +76,9 @@ public:
     [[nodiscard]] probe::StoreLayer *find(const std::string &id);
     /// Adds to `used_by`; no more than max_users a layer.
     void use(const std::string &id, std::string user);
+    /// The recorded layer `above` is mounted on that tree, if there is one: "layer ABOVE". Beside those of use(); no
+    /// more than max_users a tree and max_lowers of all, but always one for a tree that has no other user.
+    void use_as_lower(const std::string &id, const std::string &above);
     void problem(std::string about, std::string why);
 
     /// When all parts are read: parents, depths, and which layer stands on which. Sorts them.
@@ -87,6 +94,7 @@ private:
 
     std::unordered_map<std::string, size_t> index_;
     std::unordered_map<std::string, size_t> users_; ///< how many each layer has, with those that are not told
+    size_t lowers_ = 0;                             ///< told by use_as_lower()
 };
 
 /// An entry that is a directory of this file system: links and files are no records.

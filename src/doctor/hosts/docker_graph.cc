@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "doctor/hosts/docker_overlay2.h"
+#include "doctor/hosts/places.h"
 #include "oci/json.h"
 #include "probe/text.h"
 
@@ -128,7 +129,7 @@ void read_zfs(Draft &draft, std::span<const probe::ZfsDataset> datasets) {
 void read_directories(Draft &draft, const std::string &dir, const std::vector<sys::DirEntry> &entries) {
     uint64_t trees = 0;
     for (const auto &entry : entries) {
-        if (!is_directory(entry)) continue;
+        if (!is_directory(entry) || entry.name == trash_name) continue;
         const std::string path = fmt::format("{}/{}", dir, entry.name);
         if (draft.driver == "overlay")
             read_overlay(draft, entry.name, path);
@@ -159,7 +160,7 @@ bool has_driver(const probe::Host &host, const std::string &root, std::string_vi
     if (!trees) return trees.error().sys_errno() != ENOENT; // else it is there and cannot be read: that has to be told
     return std::ranges::any_of(*trees, [&](const auto &entry) {
         if (driver == "devicemapper") return entry.type == DT_REG;
-        return is_directory(entry) && entry.name != "l";
+        return is_directory(entry) && entry.name != "l" && entry.name != trash_name;
     });
 }
 

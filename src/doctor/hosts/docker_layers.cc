@@ -192,6 +192,30 @@ void read_mount_records(Draft &draft) {
     draft.sources.read(dir, "writable layer records", records);
 }
 
+void tell_lost_records(Draft &draft) {
+    const std::string dir = draft.image_dir() + "/layerdb", sealed = dir + "/sha256", mounts = dir + "/mounts";
+    const probe::StoreContainer *own = nullptr, *unmounted = nullptr; // the first of each
+    for (const auto &container : draft.store.containers) {
+        // Others may have been made before the driver was changed. Very old ones do not name theirs.
+        if (container.driver != draft.driver && !(container.driver.empty() && draft.in_use)) continue;
+        if (own == nullptr) own = &container;
+        if (unmounted == nullptr && !draft.mount_of.contains(container.id)) unmounted = &container;
+    }
+    const auto tree = std::ranges::find_if(draft.store.layers, [](const auto &layer) {
+        return layer.on_disk && !layer.recorded && layer.kind != "ingest";
+    });
+    for (const auto &path : {sealed, mounts}) {
+        if (!draft.sources.is_missing(path)) continue;
+        if (own != nullptr)
+            draft.sources.lost(path,
+                               fmt::format("it is missing, but container {} was made with {}", own->id, draft.driver));
+        else if (tree != draft.store.layers.end())
+            draft.sources.lost(path, fmt::format("it is missing, and may have named tree {}", tree->id));
+    }
+    if (unmounted != nullptr)
+        draft.sources.lost(mounts, fmt::format("container {} has no record in it that could be read", unmounted->id));
+}
+
 void read_write_sets(Draft &draft, uint64_t recent_s) {
     const std::string dir = draft.image_dir() + "/layerdb/tmp";
     const auto entries = draft.host->list_if_there(dir, max_entries);

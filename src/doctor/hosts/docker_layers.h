@@ -21,6 +21,10 @@ namespace shale::doctor::docker {
 void read_layer_records(Draft &draft);
 /// Writable layers and their init layers.
 void read_mount_records(Draft &draft);
+/// When all else is read, containers too: says "unreadable" of those of these records that cannot be all. They are
+/// missing, though a tree is in no record or a container was made with this driver; or such a container has no record
+/// of its writable layer, so that its data would seem to be nobody's.
+void tell_lost_records(Draft &draft);
 /// What of writing was left over or is under way: a StoreLayer of kind "ingest" each. One that changed at or after
 /// `recent_s` (since the epoch) is Draft::being_written.
 void read_write_sets(Draft &draft, uint64_t recent_s);

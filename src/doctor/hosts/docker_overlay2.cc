@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "doctor/hosts/places.h"
 #include "probe/text.h"
 #include "sys/fs.h"
 
@@ -33,12 +34,19 @@ public:
     /// The tree has a diff. Looked up once: most trees are below many others.
     [[nodiscard]] bool has_diff(const Draft &draft, const std::string &id);
     void tell_dangling(Draft &draft, const std::vector<sys::DirEntry> &trees) const;
+    /// The tree's own link, by its file, which l/ has not.
+    void add_lost(const std::string &link, const std::string &id) {
+        if (is_id(link)) lost_.emplace(link, id);
+    }
+    /// The recorded layer `above` is mounted on what the link leads to, or led to when it was there.
+    void use(Draft &draft, std::string_view link, const std::string &above) const;
 
 private:
     Links() = default;
     static std::string id_in(std::string_view target);
 
     std::unordered_map<std::string, std::string> targets_;
+    std::unordered_multimap<std::string, std::string> lost_; ///< link -> id
     std::unordered_map<std::string, bool> has_diff_;
     bool known_ = false; ///< else nothing can be said of a link
 };
@@ -89,6 +97,13 @@ bool Links::has_diff(const Draft &draft, const std::string &id) {
     return found->second;
 }
 
+void Links::use(Draft &draft, std::string_view link, const std::string &above) const {
+    if (const auto id = tree_of(link)) return draft.use_as_lower(*id, above);
+    const auto [begin, end] = lost_.equal_range(std::string(link));
+    for (auto each = begin; each != end; ++each)
+        draft.use_as_lower(each->second, above);
+}
+
 void Links::tell_dangling(Draft &draft, const std::vector<sys::DirEntry> &trees) const {
     uint64_t dangling = 0;
     std::string first;
@@ -109,18 +124,21 @@ public:
     Tree(Draft &draft, Links &links, const std::string &id)
         : draft_(draft), links_(links), id_(id), path_(fmt::format("{}/{}", draft.graph_dir(), id)) {}
     void read();
+    /// When all trees are read: it names others.
+    void read_lower();
 
 private:
     [[nodiscard]] bool has(std::string_view name) const {
         return std::ranges::binary_search(entries_, name, {},
                                           [](const auto &entry) -> std::string_view { return entry.name; });
     }
+    /// What is being removed, or was when dockerd ended, lacks what went first.
     void damaged(std::string what) {
-        auto &damage = draft_.layer(id_).damage;
-        if (damage.size() < max_damage) damage.push_back(std::move(what));
+        auto &layer = draft_.layer(id_);
+        if (layer.kind != "removing" && layer.damage.size() < max_damage) layer.damage.push_back(std::move(what));
     }
     void read_link();
-    void read_lower();
+    void use_lowers(std::string_view lowers);
     void follow(std::string_view lower, std::vector<std::string> &below);
 
     Draft &draft_;
@@ -146,11 +164,9 @@ void Tree::read() {
         else
             layer.kind = has("committed") ? "committed" : "active";
     }
-    // What is being removed, or was when dockerd ended, lacks what went first.
-    if (layer.kind == "removing") return;
+    if (layer.kind == "removing" && !layer.recorded) return;
     if (!has("diff")) damaged("diff is missing");
     read_link();
-    read_lower();
 }
 
 void Tree::read_link() {
@@ -161,10 +177,12 @@ void Tree::read_link() {
     if (!link) return damaged(link.error().text());
     if (!links_.known()) return;
     const auto leads_to = links_.tree_of(*link);
-    if (!leads_to)
+    if (!leads_to) {
+        links_.add_lost(*link, id_);
         damaged(fmt::format("its link, l/{}, {}", link->substr(0, 100), leads_to.error()));
-    else if (*leads_to != id_)
+    } else if (*leads_to != id_) {
         damaged(fmt::format("its link, l/{}, leads to {}", *link, *leads_to));
+    }
 }
 
 /// One "l/LINK" of `lower`.
@@ -178,15 +196,29 @@ void Tree::follow(std::string_view lower, std::vector<std::string> &below) {
         damaged(fmt::format("lower names {}, which leads nowhere: {}/diff is missing", shown, *leads_to));
 }
 
+void Tree::use_lowers(std::string_view lowers) {
+    if (!draft_.layer(id_).recorded) return;
+    while (!lowers.empty())
+        if (const std::string_view lower = probe::next_part(lowers, ':'); lower.starts_with("l/"))
+            links_.use(draft_, lower.substr(2), id_);
+}
+
 void Tree::read_lower() {
-    const bool has_parent = !draft_.layer(id_).parent.empty() || draft_.chain_below.contains(id_);
-    if (!has("lower")) {
+    const auto *known = draft_.find(id_);
+    if (known == nullptr || !known->on_disk || (known->kind == "removing" && !known->recorded)) return;
+    const std::string path = path_ + "/lower";
+    const auto text = read_word(*draft_.host, path, max_lower_bytes);
+    if (!text && text.error().sys_errno() == ENOENT) {
+        const bool has_parent = !known->parent.empty() || draft_.chain_below.contains(id_);
         if (has_parent) damaged("lower is missing, but there is a layer below");
         return;
     }
-    const auto text = read_word(*draft_.host, path_ + "/lower", max_lower_bytes);
+    // An empty one names nothing. Of one that cannot be read nobody knows what it needs.
+    if (!text && known->recorded && text.error().code() != Errc::DataLoss)
+        draft_.sources.broken(path, "lower layers", text.error());
     if (!text) return damaged(text.error().text());
     if (!links_.known()) return;
+    use_lowers(*text); // whatever else is wrong with it
     const auto count = static_cast<size_t>(std::ranges::count(*text, ':')) + 1;
     if (count > max_depth) return damaged(fmt::format("lower names {} layers; {} can be mounted", count, max_depth));
     std::vector<std::string> below;
@@ -279,11 +311,16 @@ void sample_attributes(Draft &draft) {
 uint64_t read_overlay2(Draft &draft, const std::vector<sys::DirEntry> &entries) {
     Links links = Links::read(draft);
     uint64_t trees = 0;
+    const auto is_tree = [](const sys::DirEntry &entry) {
+        return is_directory(entry) && entry.name != link_dir && entry.name != trash_name;
+    };
     for (const auto &entry : entries) {
-        if (!is_directory(entry) || entry.name == link_dir) continue;
+        if (!is_tree(entry)) continue;
         Tree(draft, links, entry.name).read();
         ++trees;
     }
+    for (const auto &entry : entries)
+        if (is_tree(entry)) Tree(draft, links, entry.name).read_lower();
     if (links.known()) links.tell_dangling(draft, entries);
     sample_attributes(draft);
     return trees;

@@ -12,9 +12,10 @@
 
 namespace shale::doctor::docker {
 
-/// `entries`: of the driver's directory. Adds the trees, the links that are wrong and the extended attributes of
-/// overlayfs that a sample of them has (settings "xattr redirect", "xattr metacopy", "xattr opaque": how many entries
-/// had one, of "xattr sample"). Returns how many trees there are.
+/// `entries`: of the driver's directory. Adds the trees, with the recorded layers that are mounted on each by their
+/// `lower`, the links that are wrong and the extended attributes of overlayfs that a sample of them has (settings
+/// "xattr redirect", "xattr metacopy", "xattr opaque": how many entries had one, of "xattr sample"). Returns how many
+/// trees there are.
 uint64_t read_overlay2(Draft &draft, const std::vector<sys::DirEntry> &entries);
 
 /// Entries of upper directories whose attributes are looked at.

@@ -13,6 +13,9 @@
 
 namespace shale::doctor {
 
+/// Where orphans lie that were reclaimed (doctor/trash.h): in no store's directory is it a layer.
+inline constexpr std::string_view trash_name = ".shale-trash";
+
 struct Home {
     std::string user, path;
     uint64_t uid = 0;

@@ -29,7 +29,7 @@ constexpr std::array<std::string_view, 6> drivers{"overlay", "overlay2", "vfs", 
 constexpr const char *default_root = "/var/lib/containers/storage";
 constexpr const char *default_run_root = "/run/containers/storage";
 constexpr int attempts = 3;
-constexpr size_t max_users = 1000;           ///< of one layer that are told
+constexpr size_t max_users = 1000;           ///< of one layer that are told, beside those by `lower`
 constexpr size_t max_chain = 1000;           ///< overlay takes 500 lower layers
 constexpr size_t max_image_steps = 20 << 20; ///< of all images down their chains
 constexpr size_t max_damage = 20;            ///< of one image
@@ -103,7 +103,15 @@ public:
 
     void use(const std::string &layer, std::string who) {
         probe::StoreLayer *found = find_layer(index_, store_, layer);
-        if (found != nullptr && found->used_by.size() < max_users) found->used_by.push_back(std::move(who));
+        if (found != nullptr && found->used_by.size() < max_users + podman::max_lower_users)
+            found->used_by.push_back(std::move(who));
+    }
+    /// The layer `id` stands on its parent, which `lower` may have told.
+    void use_as_parent(const std::string &parent, const std::string &id) {
+        const probe::StoreLayer *found = find_layer(index_, store_, parent);
+        std::string who = "layer " + id;
+        if (found == nullptr || std::ranges::find(found->used_by, who) != found->used_by.end()) return;
+        use(parent, std::move(who));
     }
 
     void add_image(const podman::ImageRecord &record, std::vector<std::string> damage) {
@@ -239,7 +247,10 @@ probe::Store read_once(const probe::Host &host, const Places &places, const std:
     for (const podman::ContainerRecord &record : records.containers)
         users.use(record.layer, "container " + record.id);
     for (const podman::LayerRecord &record : records.layers)
-        if (!record.parent.empty()) users.use(record.parent, "layer " + record.id);
+        if (!record.parent.empty()) users.use_as_parent(record.parent, record.id);
+    // What it is for comes before what stands on it.
+    for (probe::StoreLayer &layer : store.layers)
+        std::ranges::stable_partition(layer.used_by, [](const auto &user) { return !user.starts_with("layer "); });
     return store;
 }
 

@@ -13,18 +13,21 @@
 
 #include "doctor/hosts/depths.h"
 #include "doctor/hosts/held_lock.h"
+#include "doctor/hosts/places.h"
 
 namespace shale::doctor::podman {
 namespace {
 
 constexpr size_t max_lower_bytes = size_t{64} << 10U; ///< 500 links of 28 bytes are 14,500 (overlay.go, maxDepth)
 constexpr size_t max_link_bytes = 255;
-constexpr size_t max_damage = 20; ///< of one layer
+constexpr size_t max_damage = 20;        ///< of one layer
+constexpr size_t max_lowers = 1'000'000; ///< of all layers, those below them that are told as theirs
 
 /// A layer while it is put together.
 struct Tree {
     probe::StoreLayer layer;
     bool has_diff = true;            ///< overlay: its difference is there
+    std::string link;                ///< overlay: name of its own link
     std::vector<std::string> lowers; ///< overlay: names of links
 };
 using Trees = std::map<std::string, Tree>;
@@ -61,15 +64,15 @@ void unreadable(probe::Store &store, const std::string &path, std::string why) {
         {.path = path, .what = "layer directories", .state = "unreadable", .why = std::move(why), .entries = 0});
 }
 
-/// A short file of one line; what is wrong with it becomes damage. "": nothing that could be used.
-std::string read_line(const probe::Host &host, const std::string &dir, const char *name, size_t limit,
-                      probe::StoreLayer &layer) {
-    auto text = host.read_if_there(fmt::format("{}/{}", dir, name), limit);
-    if (!text)
+/// A short file of one line; what is wrong with it becomes damage. "": it holds nothing, or is not there.
+Result<std::string> read_line(const probe::Host &host, const char *name, size_t limit, probe::StoreLayer &layer) {
+    auto text = host.read_if_there(fmt::format("{}/{}", layer.path, name), limit);
+    if (!text) {
         damaged(layer, fmt::format("{}: {}", name, text.error().text()));
-    else if (*text && (*text)->empty())
-        damaged(layer, fmt::format("{}: 0 bytes", name));
-    if (!text || !*text) return {};
+        return std::unexpected(std::move(text).error());
+    }
+    if (!*text) return std::string();
+    if ((*text)->empty()) damaged(layer, fmt::format("{}: 0 bytes", name));
     while ((*text)->ends_with('\n'))
         (*text)->pop_back();
     return std::move(**text);
@@ -126,14 +129,18 @@ std::vector<std::string> parse_lower(std::string_view text, probe::StoreLayer &l
 }
 
 /// What a layer's own directory says. Its lowers are looked at when all layers are known.
-void look_at_overlay(const probe::Host &host, const Links &links, Tree &tree) {
+void look_at_overlay(const probe::Host &host, const Links &links, Tree &tree, probe::Store &store) {
     probe::StoreLayer &layer = tree.layer;
     const bool finished = layer.kind != "ingest";
     const auto diff = host.stat(layer.path + "/diff");
     tree.has_diff = !diff || *diff; // what may not be looked at is not called missing
     if (!tree.has_diff && finished) damaged(layer, "diff is missing");
-    const std::string link = read_line(host, layer.path, "link", max_link_bytes, layer);
-    tree.lowers = parse_lower(read_line(host, layer.path, "lower", max_lower_bytes, layer), layer);
+    const std::string link = read_line(host, "link", max_link_bytes, layer).value_or("");
+    const auto lower = read_line(host, "lower", max_lower_bytes, layer);
+    if (lower) tree.lowers = parse_lower(*lower, layer);
+    // Of one that cannot be read nobody knows what it needs.
+    if (!lower && layer.recorded) unreadable(store, layer.path + "/lower", lower.error().text());
+    if (is_link_name(link)) tree.link = link;
     if (!finished) return;
     if (link.empty() || !is_link_name(link)) {
         if (layer.damage.empty() || link.size() > 0) damaged(layer, "link is missing or is no name");
@@ -168,6 +175,40 @@ void follow_lowers(const Trees &trees, const Links &links, const Links &foreign_
     }
 }
 
+/// Tells trees which recorded layers are mounted on them. A link that leads to no layer is made again from the file
+/// `link` of its own (overlay.go, recreateSymlinks).
+void tell_lowers(Trees &trees, const Links &links) {
+    std::multimap<std::string_view, Tree *> lost;
+    const auto led_to = [&](const std::string &name) -> Tree * {
+        const auto link = links.find(name);
+        const auto tree = link == links.end() ? trees.end() : trees.find(link->second);
+        return tree == trees.end() ? nullptr : &tree->second;
+    };
+    for (auto &[id, tree] : trees)
+        if (!tree.link.empty() && led_to(tree.link) == nullptr) lost.emplace(tree.link, &tree);
+    size_t told = 0;
+    const auto tell = [&](Tree &below, const Tree &above, const std::string &user) {
+        auto &users = below.layer.used_by;
+        const bool enough = users.size() >= max_lower_users || told >= max_lowers;
+        if (&below == &above || (!users.empty() && (enough || users.back() == user))) return;
+        users.push_back(user);
+        ++told;
+    };
+    for (const auto &[id, above] : trees) {
+        if (!above.layer.recorded) continue;
+        const std::string user = "layer " + id;
+        for (const std::string &name : above.lowers) {
+            if (Tree *below = led_to(name)) {
+                tell(*below, above, user);
+                continue;
+            }
+            const auto [begin, end] = lost.equal_range(name);
+            for (auto each = begin; each != end; ++each)
+                tell(*each->second, above, user);
+        }
+    }
+}
+
 /// Links of layers that are not there are in nobody's way, but tell of a deletion that was cut short.
 uint64_t count_dangling(const Links &links, const Trees &trees) {
     return static_cast<uint64_t>(std::ranges::count_if(links, [&](const auto &link) {
@@ -183,9 +224,10 @@ void look_at_overlays(const probe::Host &host, const Places &places, Trees &tree
     for (const std::string &base : places.additional)
         foreign_links.merge(read_links(host, places.home(base), store));
     for (auto &[id, tree] : trees)
-        if (tree.layer.on_disk) look_at_overlay(host, links, tree);
+        if (tree.layer.on_disk) look_at_overlay(host, links, tree, store);
     for (auto &[id, tree] : trees)
         if (tree.layer.on_disk) follow_lowers(trees, links, foreign_links, tree);
+    tell_lowers(trees, links);
     if (const uint64_t dangling = count_dangling(links, trees); dangling != 0)
         store.settings["links to missing layers"] = fmt::format("{}", dangling);
 }
@@ -198,7 +240,7 @@ void read_scratch(const probe::Host &host, const std::string &home, const std::s
     const auto entries = host.list_if_there(dir, max_entries);
     if (!entries) return unreadable(store, dir, entries.error().text());
     for (const sys::DirEntry &entry : *entries) {
-        if (entry.type != DT_DIR) continue;
+        if (entry.type != DT_DIR || entry.name == trash_name) continue;
         const std::string path = fmt::format("{}/{}", dir, entry.name);
         const std::string lock = entry.name.starts_with("temp-dir-")
                                      ? fmt::format("{}/lock-{}", dir, entry.name.substr(9))
@@ -221,7 +263,7 @@ void read_directories(const probe::Host &host, const Places &places, const std::
     if (!entries) return unreadable(store, dir, entries.error().text());
     for (const sys::DirEntry &entry : *entries) {
         const bool is_other = is_overlay(places.driver) && is_no_layer(entry.name) && !trees.contains(entry.name);
-        if (entry.type != DT_DIR || is_other) continue;
+        if (entry.type != DT_DIR || entry.name == trash_name || is_other) continue;
         const auto [found, fresh] = trees.try_emplace(entry.name);
         probe::StoreLayer &layer = found->second.layer;
         if (fresh) {

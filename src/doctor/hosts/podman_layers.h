@@ -19,8 +19,12 @@
 
 namespace shale::doctor::podman {
 
-/// Fills store.layers but for `used_by`, adds to its sources what of the disk could not be read, and to its settings
-/// what is wrong with links that belong to no layer. `datasets` are those of ZFS, as far as they are known.
+/// Users of one layer that are told because a recorded layer's `lower` names it.
+inline constexpr size_t max_lower_users = 1000;
+
+/// Fills store.layers, adds to its sources what of the disk could not be read, and to its settings what is wrong with
+/// links that belong to no layer. `used_by` has only "layer ID" of the recorded layers that are mounted on it by their
+/// `lower`, whether it is recorded itself or not. `datasets` are those of ZFS, as far as they are known.
 void read_layers(const probe::Host &host, const Places &places, const Records &records, const Foreign &foreign,
                  const std::vector<probe::ZfsDataset> &datasets, probe::Store &store);
 

@@ -126,8 +126,9 @@ TEST(Podman, ReadsLayersImagesAndContainers) {
     EXPECT_EQ(base.recorded_bytes, 1000);
     EXPECT_EQ(base.created_s, 1767323045);
     EXPECT_EQ(base.depth, 0);
-    EXPECT_THAT(base.used_by,
-                UnorderedElementsAre("image docker.io/a:1", "image i2", "image i2", "layer top1", "layer top2"));
+    EXPECT_THAT(base.used_by, UnorderedElementsAre("image docker.io/a:1", "image i2", "image i2", "layer top1",
+                                                   "layer top2", "layer ctr"));
+    EXPECT_THAT(base.used_by.front(), HasSubstr("image"));
     const auto &active = layer_of(store, "ctr");
     EXPECT_EQ(active.kind, "active");
     EXPECT_EQ(active.depth, 2);
@@ -169,6 +170,47 @@ TEST(Podman, FindsADirectoryWithoutARecord) {
     EXPECT_EQ(layer_of(store, "staging/100").kind, "removing");
     EXPECT_EQ(layer_of(store, "tempdirs/temp-dir-7").kind, "removing");
     EXPECT_THAT(store.layers, SizeIs(8)); // the trial of the kernel is none
+}
+
+TEST(Podman, WhatARecordedLayerIsMountedOnIsInUse) {
+    FakeStore fake;
+    for (const char *id : {"lost", "unlinked", "other"})
+        fake.layer(id, "", {});
+    std::filesystem::remove(fake.root.here(FakeStore::at("overlay/l/LINKunlinked")));
+    fake.layer("orphan", "base", {"base", "other"});
+    fake.root.file(FakeStore::at("overlay/ctr/lower"), "l/LINKtop1:l/LINKlost:l/LINKbase:l/LINKunlinked:l/LINKlost");
+    const probe::Store store = fake.store();
+    for (const char *id : {"lost", "unlinked"}) {
+        EXPECT_FALSE(layer_of(store, id).recorded) << id;
+        EXPECT_THAT(layer_of(store, id).used_by, Contains("layer ctr")) << id;
+    }
+    EXPECT_THAT(layer_of(store, "unlinked").used_by, ElementsAre("layer ctr"));
+    EXPECT_THAT(layer_of(store, "other").used_by, IsEmpty()); // no record needs it
+    EXPECT_THAT(layer_of(store, "top1").used_by, UnorderedElementsAre("image docker.io/a:1", "image i2", "layer ctr"));
+}
+
+TEST(Podman, WhatALayerNeedsMayBeUnreadable) {
+    FakeStore fake;
+    fake.layer("orphan", "", {});
+    for (const char *id : {"base", "orphan"})
+        fake.root.dir(FakeStore::at(fmt::format("overlay/{}/lower", id)));
+    const probe::Store store = fake.store();
+    EXPECT_EQ(source_of(store, "/overlay/base/lower").state, "unreadable");
+    EXPECT_THAT(store.sources, SizeIs(4)); // with the three lists: the orphan needs nothing
+}
+
+TEST(Podman, TheTrashOfOrphansIsNoLayer) {
+    const FakeStore fake;
+    for (const char *dir : {"overlay", "overlay/staging", "overlay/tempdirs"})
+        fake.root.dir(FakeStore::at(fmt::format("{}/.shale-trash/1/tree", dir)));
+    EXPECT_THAT(fake.store().layers, SizeIs(4));
+    const TestRoot root;
+    root.file(FakeStore::at("vfs-layers/layers.json"), R"([{"id":"v"}])");
+    root.dir(FakeStore::at("vfs/dir/v"));
+    root.dir(FakeStore::at("vfs/dir/.shale-trash/1/tree"));
+    probe::Facts facts;
+    read_podman(root.host(), {}, "", facts);
+    EXPECT_THAT(facts.stores.at(0).layers, SizeIs(1));
 }
 
 TEST(Podman, WhatIsBeingPulledOrDeletedIsTold) {

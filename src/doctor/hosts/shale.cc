@@ -105,7 +105,7 @@ Result<Disk> read_disk(const probe::Host &host, const std::string &dir) {
             add_scratch(host, dir, entry.name, out);
     }
     for (const sys::DirEntry &entry : TRY(host.list_if_there(dir + "/trash", max_entries)))
-        out.others.push_back(other_tree(dir, "trash/" + entry.name, "removing"));
+        if (entry.name != trash_name) out.others.push_back(other_tree(dir, "trash/" + entry.name, "removing"));
     return out;
 }
 
@@ -131,6 +131,7 @@ bool is_gone(const probe::Host &host, const std::string &path) {
 struct AtWork {
     std::vector<LockedRange> containers; ///< bytes of containers and snapshots
     bool collecting = false;
+    bool anybody = false; ///< any process has the store open
 
     [[nodiscard]] bool on(const std::string &id) const {
         LayerId number;
@@ -146,7 +147,17 @@ Result<AtWork> who_is_at_work(const probe::Host &host, const std::string &root) 
     AtWork out;
     out.containers = TRY(write_locks(host, path, store::Locks::container_offset({0})));
     out.collecting = TRY(is_locked(host, path, sys::LockMode::shared, store::Locks::gc_offset, 1));
+    out.anybody = TRY(is_locked(host, path, sys::LockMode::exclusive));
     return out;
+}
+
+/// The trash and the trials of probes are left to the processes that have the store open: its reaper is at work there,
+/// or will be. Without any they are what dead ones left.
+void leave_to_others(const Result<AtWork> &before, const Result<AtWork> &after, std::map<std::string, Disk> &disks) {
+    if (before && !before->anybody && after && !after->anybody) return;
+    for (auto &[driver, disk] : disks)
+        for (probe::StoreLayer &layer : disk.others)
+            layer.kind = "ingest";
 }
 
 /// Directories that no record names. Whoever makes one holds its byte from before the directory is there until its row
@@ -201,6 +212,7 @@ Look look(const probe::Host &host, const std::string &root, uint64_t now_s) {
     const auto after = who_is_at_work(host, root);
     for (const auto *work : {&before, &after})
         if (!*work) out.unread.push_back({root + "/lock", work->error().text()});
+    leave_to_others(before, after, out.disks);
     if (!out.records || !before || !after) return out;
     out.collecting = before->collecting || after->collecting;
     const std::string driver = out.records->meta_text("driver"), dir = fmt::format("{}/{}", root, driver);

@@ -134,9 +134,6 @@ TEST(Shale, TellsWhatNoRecordNames) {
          {"vfs/50/fs", "vfs/51", "vfs/trash/7-0", "vfs/probe-999999999-1", "vfs/exchange-1-2", "erofs/3"})
         fake.root.dir(FakeStore::at(path));
     fake.root.file(FakeStore::at("blobs/sha256/unknown"), "12345");
-    const UniqueFd lock(::open(fake.root.here(FakeStore::at("lock")).c_str(), O_RDWR | O_CLOEXEC));
-    ASSERT_TRUE(
-        sys::try_lock_range(lock.get(), store::Locks::container_offset({51}), 1, sys::LockMode::exclusive).value());
     const probe::Facts facts = fake.read();
     ASSERT_THAT(facts.stores, SizeIs(2));
     const probe::Store &other = facts.stores[0], &store = facts.stores[1];
@@ -145,11 +142,48 @@ TEST(Shale, TellsWhatNoRecordNames) {
     EXPECT_EQ(layer_of(other, "3").kind, "committed");
     EXPECT_FALSE(layer_of(store, "50").recorded);
     EXPECT_EQ(layer_of(store, "50").kind, "committed");
-    EXPECT_EQ(layer_of(store, "51").kind, "ingest"); // a container that is being made
+    EXPECT_EQ(layer_of(store, "51").kind, "committed");
     EXPECT_EQ(layer_of(store, "trash/7-0").kind, "removing");
     EXPECT_EQ(layer_of(store, "probe-999999999-1").kind, "removing");
     EXPECT_EQ(layer_of(store, "exchange-1-2").kind, "ingest");
     EXPECT_EQ(store.other_bytes.at("blobs without a record"), 5);
+    const UniqueFd lock(::open(fake.root.here(FakeStore::at("lock")).c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(
+        sys::try_lock_range(lock.get(), store::Locks::container_offset({51}), 1, sys::LockMode::exclusive).value());
+    const probe::Facts busy = fake.read();
+    EXPECT_EQ(layer_of(busy.stores.at(1), "50").kind, "committed");
+    EXPECT_EQ(layer_of(busy.stores.at(1), "51").kind, "ingest"); // a container that is being made
+}
+
+TEST(Shale, TrashAndTrialsAreThoseOfADaemonAtWork) {
+    const FakeStore fake;
+    for (const char *path : {"vfs/trash/7-0", "vfs/probe-999999999-1", "erofs/trash/8-0"})
+        fake.root.dir(FakeStore::at(path));
+    const auto kinds = [&] {
+        const probe::Facts facts = fake.read();
+        std::vector<std::string> out;
+        for (const auto &store : facts.stores)
+            for (const auto &layer : store.layers)
+                if (!layer.recorded) out.push_back(layer.kind);
+        return out;
+    };
+    EXPECT_THAT(kinds(), ElementsAre("removing", "removing", "removing"));
+    {
+        const UniqueFd root(::open(fake.root.here(store_root).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        const auto daemon = store::Locks::open(root.get()); // as every process that opens the store
+        ASSERT_TRUE(daemon) << daemon.error().text();
+        EXPECT_THAT(kinds(), ElementsAre("ingest", "ingest", "ingest"));
+        fake.run("PRAGMA user_version=4"); // without records, too
+        EXPECT_THAT(kinds(), testing::Contains("ingest").Times(3));
+    }
+    EXPECT_THAT(kinds(), testing::Contains("removing").Times(3));
+}
+
+TEST(Shale, TheTrashOfOrphansIsNoneOfItsOwn) {
+    const FakeStore fake;
+    for (const char *path : {"vfs/.shale-trash/1/tree", "vfs/trash/.shale-trash/1/tree"})
+        fake.root.dir(FakeStore::at(path));
+    EXPECT_THAT(fake.store().layers, SizeIs(5));
 }
 
 TEST(Shale, ACollectionAtWorkExplainsWhatIsLeft) {
