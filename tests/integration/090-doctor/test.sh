@@ -19,7 +19,9 @@ disk=$WORK/disk D=$WORK/disk/docker C=$WORK/disk/containerd P=$WORK/disk/podman
 address=$WORK/containerd.sock
 docker() { command /usr/bin/docker -H "unix://$WORK/docker.sock" "$@"; }
 ctr() { command ctr --address "$address" --namespace test "$@"; }
-podman() { command podman --root "$P" --runroot "$WORK/podman-run" --storage-driver overlay "$@" 2>>"$WORK/podman.log"; }
+podman() {
+  command podman --root "$P" --runroot /run/podman-test --storage-driver overlay "$@" 2>"$WORK/podman.log" || fail "podman $*: $(cat "$WORK/podman.log")"
+}
 stores=(--store "docker=$D" --store "containerd=$C" --store "podman=$P")
 # What the host has by itself (a disk that is nearly full, pressure) is not this test's business.
 checks=(store-orphans store-leaked-records damaged-layers leaked-mounts deleted-open-files overlay-work-leftovers d-type-missing
@@ -199,8 +201,11 @@ import json, sys
 listed = json.load(open(sys.argv[1]))
 names = {orphan["layer"] for orphan in listed["orphans"]}
 sys.exit(0 if set(sys.argv[2:]) <= names and not listed["unable"] else 1)' "$WORK/orphans.json" "$lost" "$(basename "$nobody")" "$(basename "$strange")" stray; }
-for ((n = 0; n < 200; n++)); do judged && break; sleep 1; done
-judged || fail "not all orphans are listed: $(cat "$WORK/orphans.json")"
+wait_until_judged() {
+  for ((n = 0; n < 200; n++)); do judged && return; sleep 1; done
+  fail "not all orphans are listed: $(cat "$WORK/orphans.json")"
+}
+wait_until_judged
 status=0
 doctor || status=$?
 ((status == 1)) || fail "damage was not found: exit $status, $(cat "$WORK/report.json")"
@@ -237,6 +242,7 @@ orphans undo >/dev/null
 tree "$D/overlay2/$lost" | diff "$WORK/tree.before" - || fail "undo did not put the tree back as it was"
 ls -l "$D/overlay2/l" | diff "$WORK/links.before" - || fail "undo did not put the links back"
 kill "$leaker" "$holder"; wait "$leaker" "$holder" 2>/dev/null || true
+wait_until_judged # what came back a moment ago looks new
 orphans reclaim --min-age 0 >"$WORK/moved" || fail "nothing stands against any of them: $(cat "$WORK/moved")"
 [[ ! -e $nobody && ! -e $strange ]] || fail "they are not used any more, and stay"
 free=$(free_blocks)
