@@ -91,7 +91,7 @@ std::string needs_restart(const Wanted &now, const Wanted &then) {
 /// Says what has gone wrong; the exit code.
 int report(const Status &ran) {
     if (ran) return 0;
-    std::fputs(("shaled: error: " + cli::printable(ran.error().text()) + "\n").c_str(), stderr);
+    std::fputs(("shaled: error: " + printable(ran.error().text()) + "\n").c_str(), stderr);
     return errc_info(ran.error().code()).exit_code;
 }
 

@@ -48,7 +48,7 @@ std::string format_event(LogFormat format, LogLevel level, int64_t unix_ns, std:
             out += "," + cli::json_quote(key) + ":" + cli::json_quote(value.substr(0, longest_value));
         return out + "}\n";
     }
-    out = std::string(level_name) + " " + cli::printable(message.substr(0, longest_value));
+    out = std::string(level_name) + " " + printable(message.substr(0, longest_value));
     for (const auto &[key, value] : fields) {
         const std::string_view shown = value.substr(0, longest_value);
         out += " " + std::string(key) + "=" + (needs_quotes(shown) ? cli::json_quote(shown) : std::string(shown));
