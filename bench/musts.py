@@ -64,6 +64,9 @@ MUSTS = (
 
     Must("migrate", "A, wall: --to and --finish / import by btrfs", "<=", 1.2, ("both",), ("import by btrfs",)),
 
+    Must("facts", "1,000,000 files, wall: shale facts / find", "<=", 1.5, ("shale facts", "wall_s"), ("find", "wall_s")),
+    Must("facts", "1,000,000 files, peak memory", "<=", 300, ("shale facts", "peak_mb"), unit="MB"),
+
     Must("guest", "devicemapper, create and remove: shale / the bare ioctls", "<=", 1.3,
          ("devicemapper", "shale"), ("devicemapper", "floor")),
     Must("guest", "zfs, create and remove: shale / the zfs commands", "<=", 1.3, ("zfs", "shale"), ("zfs", "floor")),

@@ -326,6 +326,36 @@ class Bench:
             subprocess.run([HERE / "mkimage.py", "oci", f"bench-{letter.lower()}:gz", image, "gzip", *sorted(layers.glob("*.tar"))], check=True)
         return image
 
+    # ---------------------------------------------------------------------------------------------------------- facts
+    def facts(self):
+        """The inodes and bytes of a store of 1,000,000 files, beside `find` over it: which looks at no inode, and beside that does."""
+        root = fresh(self.work / "facts")
+        tree = pathlib.Path(root, "docker/overlay2", "c" * 64, "diff")
+        for records in ("layerdb/sha256", "layerdb/mounts", "imagedb/content/sha256"):
+            os.makedirs(f"{root}/docker/image/overlay2/{records}")
+        for number in range(1000):
+            directory = tree / str(number // 10) / str(number % 10)
+            directory.mkdir(parents=True)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            for name in range(1000):
+                os.close(os.open(str(name), os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+            os.close(descriptor)
+        rows = {"shale facts": [self.options.shale, "facts", "--store", f"docker={root}/docker"],
+                "find": ["sh", "-c", 'find "$1" | wc -l', "-", root],
+                "find -printf %b": ["sh", "-c", 'find "$1" -printf "%b\\n" | wc -l', "-", root]}
+        samples = {name: [] for name in rows}
+        for _ in range(self.options.runs + 1):  # the first one warms the caches
+            for name, argv in rows.items():
+                samples[name].append(run(argv, stdout=subprocess.DEVNULL)[0])
+        remove(self.work / "facts")
+        self.result["facts"] = samples
+        medians = {name: {key: statistics.median(s[key] for s in all_[1:]) for key in ("wall_s", "cpu_s", "peak_mb")} for name, all_ in samples.items()}
+        print(f"\nfacts of a store of 1,000,000 files\n  {'':26} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
+        for name, row in medians.items():
+            print(f"  {name:26} {row['wall_s']:8.2f} {row['cpu_s']:8.2f} {row['peak_mb']:8.0f}")
+        self.musts.judge_and_print("facts", medians)
+        sys.stdout.flush()
+
     # --------------------------------------------------------------------------------------------------------- commit
     def commit(self):
         """Diff and commit of 1,000 changed files over a large image, beside tar of the same upper directory."""
@@ -372,7 +402,7 @@ def main():
     parser.add_argument("--dir", default="/var/tmp/shale-bench")
     parser.add_argument("--images")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="import,drivers,containers,migrate,floors,lifecycle,depth,commit,rpc,guest")
+    parser.add_argument("--only", default="import,drivers,containers,migrate,floors,lifecycle,depth,commit,facts,rpc,guest")
     parser.add_argument("--cases", default="A-gz,A-zst,B-gz,C-gz")
     parser.add_argument("--rows", help="of `drivers`: only the rows with one of these words in their names")
     parser.add_argument("--peers", default="containerd,podman,umoci")
@@ -397,6 +427,8 @@ def main():
                     bench.lifecycle("lifecycle", bench.images / "A-gz.tar", 300)
                 case "depth":
                     bench.lifecycle("depth", bench.tiny_image("D", 499), 50)
+                case "facts":
+                    bench.facts()
                 case "commit":
                     bench.commit()
                 case "rpc":

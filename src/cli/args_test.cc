@@ -98,6 +98,51 @@ TEST(CommandLineTest, UnknownVerbIsNamedWithTheNearest) {
     }
 }
 
+/// The options of `orphans` stand at the group or at any of its verbs, and by itself it lists.
+TEST(CommandLineTest, OrphansByItselfLists) {
+    for (const Words &words : {Words{"orphans", "--store", "docker=/d", "--assume-alone"},
+                               Words{"orphans", "ls", "--store", "docker=/d", "--assume-alone"},
+                               Words{"orphans", "--store", "docker=/d", "ls", "--assume-alone"}}) {
+        const auto line = parse_command_line(words);
+        ASSERT_TRUE(line) << line.error().text();
+        const auto *args = std::get_if<OrphansLsArgs>(&line->verb);
+        ASSERT_NE(args, nullptr) << words.size();
+        EXPECT_THAT(args->host.stores, ElementsAre("docker=/d"));
+        EXPECT_TRUE(args->assume_alone);
+    }
+    const auto reclaim =
+        parse_command_line({"orphans", "reclaim", "--dry-run", "--min-age", "0", "--host-root", "/mnt", "a", "b"});
+    ASSERT_TRUE(reclaim) << reclaim.error().text();
+    const auto *args = std::get_if<OrphansReclaimArgs>(&reclaim->verb);
+    ASSERT_NE(args, nullptr);
+    EXPECT_TRUE(reclaim->globals.dry_run);
+    EXPECT_EQ(args->min_age_s, 0U);
+    EXPECT_EQ(args->host.root, "/mnt");
+    EXPECT_FALSE(args->assume_alone);
+    EXPECT_THAT(args->layers, ElementsAre("a", "b"));
+}
+
+TEST(CommandLineTest, CacheEvictNeedsOneTarget) {
+    const auto image = parse_command_line({"cache", "evict", "--image", "debian:12", "--dry-run"});
+    ASSERT_TRUE(image) << image.error().text();
+    EXPECT_EQ(std::get<CacheEvictArgs>(image->verb).image, "debian:12");
+    EXPECT_FALSE(parse_command_line({"cache", "evict"}));
+    EXPECT_FALSE(parse_command_line({"cache", "evict", "--image", "a", "--layer", "b"}));
+    EXPECT_FALSE(parse_command_line({"cache", "top", "--by", "process"}));
+}
+
+TEST(CommandLineTest, DoctorTakesItsForms) {
+    const auto line = parse_command_line(
+        {"doctor", "--facts", "f.json", "--format", "line", "--check", "bytes-low", "--check", "inodes-low"});
+    ASSERT_TRUE(line) << line.error().text();
+    const auto &args = std::get<DoctorArgs>(line->verb);
+    EXPECT_EQ(args.facts, "f.json");
+    EXPECT_EQ(args.format, "line");
+    EXPECT_THAT(args.checks, ElementsAre("bytes-low", "inodes-low"));
+    EXPECT_FALSE(parse_command_line({"doctor", "--format", "yaml"}));
+    EXPECT_FALSE(parse_command_line({"facts", "--dry-run"}));
+}
+
 TEST(CommandLineTest, SeveralReferences) {
     const auto line = parse_command_line({"image", "rm", "a", "b", "--dry-run", "-f"});
     ASSERT_TRUE(line) << line.error().text();
