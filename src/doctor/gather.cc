@@ -157,6 +157,7 @@ Facts gather(const Host &host, const GatherOptions &options) {
     read_config_files(host, facts);
     read_stores(host, options, facts);
     std::vector<std::string> roots;
+    roots.reserve(facts.stores.size());
     for (const auto &store : facts.stores)
         roots.push_back(store.root);
     facts.file_systems = probe::read_file_systems(host, roots, facts.problems);

@@ -100,6 +100,7 @@ public:
                      .cgroup_bytes = std::nullopt};
         }
         std::vector<CachedThing> out;
+        out.reserve(by_layer_.size());
         for (const auto &[key, thing] : by_layer_)
             out.push_back(thing);
         for (const auto &store : facts_.stores)

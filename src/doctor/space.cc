@@ -215,6 +215,7 @@ std::vector<Space> account(const Facts &facts, const std::vector<OtherTree> &oth
         space.used_bytes = fs.total_bytes - std::min(fs.free_bytes, fs.total_bytes);
         space.used_inodes = fs.total_inodes - std::min(fs.free_inodes, fs.total_inodes);
         std::vector<SpaceNode> stores;
+        stores.reserve(facts.stores.size());
         for (const auto &store : facts.stores)
             stores.push_back(store_of(facts, store, fs));
         Volumes volumes = volumes_on(facts, fs, stores);

@@ -150,17 +150,18 @@ private:
     std::set<std::string> known_; ///< "mnt:[N]"
 };
 
+std::string_view path_in(const std::string &item) {
+    return item;
+}
+std::string_view path_in(const std::pair<const std::string, int> &item) {
+    return item.first;
+}
+
 /// The first path of a sorted collection that is `directory` or lies in it.
 template <class Sorted> auto find_below(const Sorted &paths, const std::string &directory) {
     if (const auto same = paths.find(directory); same != paths.end()) return same;
     const auto next = paths.lower_bound(directory + "/");
-    const auto key = [](const auto &item) -> const std::string & {
-        if constexpr (requires { item.first; })
-            return item.first;
-        else
-            return item;
-    };
-    return next != paths.end() && lies_in(key(*next), directory) ? next : paths.end();
+    return next != paths.end() && lies_in(path_in(*next), directory) ? next : paths.end();
 }
 
 /// `path` lies in `directory`: what is between, with a slash before it.
@@ -239,7 +240,7 @@ std::set<Inode> overlay_directories(const Uses &uses, const std::set<std::string
             for (const std::string &directory : directories_of_overlay(mount.super_options)) {
                 if (!directory.starts_with('/')) { // engines mount from their directory when the options get long
                     for (const std::string &base : bases)
-                        add(base + "/" + directory);
+                        add(fmt::format("{}/{}", base, directory));
                     continue;
                 }
                 add(directory);

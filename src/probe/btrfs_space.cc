@@ -247,10 +247,10 @@ BtrfsSpace::Group block_group(uint64_t flags, uint64_t total_bytes, uint64_t use
                                                                          {BTRFS_BLOCK_GROUP_RAID6, "raid6"},
                                                                          {BTRFS_BLOCK_GROUP_RAID1C3, "raid1c3"},
                                                                          {BTRFS_BLOCK_GROUP_RAID1C4, "raid1c4"}}};
-    const auto name = [flags](const auto &table, uint64_t mask, std::string otherwise) {
+    const auto name = [flags](const auto &table, uint64_t mask, std::string_view otherwise) {
         for (const auto &[bits, text] : table)
             if ((flags & mask) == bits) return std::string(text);
-        return otherwise;
+        return std::string(otherwise);
     };
     const uint64_t kind = BTRFS_BLOCK_GROUP_TYPE_MASK;
     const uint64_t profile = BTRFS_BLOCK_GROUP_PROFILE_MASK;

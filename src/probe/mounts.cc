@@ -149,6 +149,7 @@ std::vector<MountNamespace> mount_namespaces_in_proc(const Host &host, std::vect
     const auto ours = namespace_of(host, "self");
     std::vector<MountNamespace> out;
     auto members = members_of_namespaces(host, problems);
+    out.reserve(members.size());
     for (auto &[id, group] : members)
         out.push_back({.id = id,
                        .ours = ours && *ours == id,

@@ -245,6 +245,7 @@ std::vector<CountedTree> count_trees(const Host &host, const std::vector<std::st
     Counter counter(host, paths, options);
     counter.run();
     std::vector<CountedTree> out;
+    out.reserve(paths.size());
     for (size_t i = 0; i < paths.size(); ++i)
         out.push_back(counter.result(static_cast<uint32_t>(i)));
     return out;

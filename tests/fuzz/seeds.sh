@@ -3,11 +3,12 @@
 # Makes a few small valid inputs for each fuzz target: DIR/TARGET/*.
 #   tests/fuzz/seeds.sh DIR
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter,facts,host_text}
 
 # --- trees and archives
 tree=$work/tree
@@ -139,3 +140,15 @@ printf '1000:50\0\0\0' >"$out/users/numbers"
 printf '%s\n' 'name==a,kind==active' 'parent!=""' >"$out/filter/plain"
 printf '%s\n' 'labels."containerd.io/snapshot.ref"=="sha256:0123",parent=="base"' 'labels.l' >"$out/filter/labels"
 printf '%s\n' 'name ~= /^default\/[0-9]+\/"x\\.y/' 'kind~=|(view|active)|' 'name=="\x41\u00e9\U0001F600\101\n"' >"$out/filter/quoted"
+
+# --- what a host is read from
+number=0
+for facts in "$here"/../golden/doctor/*/*.facts.json; do
+  cp "$facts" "$out/facts/$((number += 1)).json"
+done
+printf '\003%s\n' '36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue' >"$out/host_text/mounts"
+printf '\000activation {\n\tthin_pool_autoextend_threshold = 80 # percent\n}\n' >"$out/host_text/lvm"
+printf '\007version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  a = ["b", 1, true]\n' >"$out/host_text/toml"
+printf '\010[storage]\ndriver = "overlay"\n' >"$out/host_text/storage"
+printf '\012[{"id":"a","names":["b"]},{"id":"c"}]' >"$out/host_text/layers"
+printf '\011rw,lowerdir=/a:/b,upperdir=/u,workdir=/w' >"$out/host_text/overlay"

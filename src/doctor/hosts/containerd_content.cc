@@ -87,7 +87,7 @@ struct Document {
 };
 
 Result<std::string> digest_of(const oci::Json &descriptor, std::string_view where) {
-    const auto digest = TRY(oci::string_member(descriptor, "digest", where));
+    auto digest = TRY(oci::string_member(descriptor, "digest", where));
     if (file_of(digest).empty()) return fail(Errc::InvalidArgument, fmt::format("{}: no digest", where));
     return digest;
 }

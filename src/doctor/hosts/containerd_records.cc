@@ -111,6 +111,7 @@ Result<Records> read_records(const probe::Host &host, const std::string &path) {
 
 std::vector<probe::StoreLayer> layers_of(const Records &records) {
     std::vector<const std::pair<const std::string, Record> *> ordered;
+    ordered.reserve(records.by_key.size());
     for (const auto &one : records.by_key)
         ordered.push_back(&one);
     std::ranges::stable_sort(ordered, {}, [](const auto *one) { return one->second.id; });
@@ -134,8 +135,8 @@ std::vector<probe::StoreLayer> layers_of(const Records &records) {
         if (const auto depth = ancestry.of(key))
             layer.depth = *depth;
         else
-            layer.damage.push_back("its parents form a loop");
-        if (record.kind == Kind::unknown) layer.damage.push_back("its record does not say what kind it is");
+            layer.damage.emplace_back("its parents form a loop");
+        if (record.kind == Kind::unknown) layer.damage.emplace_back("its record does not say what kind it is");
         if (!out.empty() && out.back().id == layer.id)
             layer.damage.push_back(fmt::format("{:?} has the same number", out.back().name));
         out.push_back(std::move(layer));

@@ -110,6 +110,7 @@ private:
     void walk_lease(const std::string &id, const Lease &lease) {
         // A flat lease keeps what it names and not what that refers to; here it keeps that too.
         std::vector<Node> roots;
+        roots.reserve(lease.content.size() + lease.images.size());
         for (const std::string &digest : lease.content)
             roots.push_back(node_of(content, digest));
         for (const std::string &name : lease.images)

@@ -194,22 +194,22 @@ private:
 
     void look_into(probe::StoreLayer &layer, const Record &record, const Entry &entry) const {
         if (layout_ == Layout::files) {
-            if (entry.directory) layer.damage.push_back("it is a directory, not a block file");
-            if (!entry.directory && entry.bytes == 0) layer.damage.push_back("its block file is empty");
+            if (entry.directory) layer.damage.emplace_back("it is a directory, not a block file");
+            if (!entry.directory && entry.bytes == 0) layer.damage.emplace_back("its block file is empty");
             return;
         }
         if (!entry.directory) {
-            layer.damage.push_back("it is not a directory");
+            layer.damage.emplace_back("it is not a directory");
             return;
         }
         if (layout_ == Layout::overlay) {
-            if (!is_dir(layer, "fs")) layer.damage.push_back("fs is missing");
-            if (record.kind == Kind::active && !is_dir(layer, "work")) layer.damage.push_back("work is missing");
+            if (!is_dir(layer, "fs")) layer.damage.emplace_back("fs is missing");
+            if (record.kind == Kind::active && !is_dir(layer, "work")) layer.damage.emplace_back("work is missing");
         }
         if (layout_ == Layout::erofs && record.kind == Kind::committed) {
             const auto blob = host_.stat(layer.path + "/layer.erofs");
-            if (blob && !*blob) layer.damage.push_back("layer.erofs is missing");
-            if (blob && *blob && (*blob)->st_size == 0) layer.damage.push_back("layer.erofs is empty");
+            if (blob && !*blob) layer.damage.emplace_back("layer.erofs is missing");
+            if (blob && *blob && (*blob)->st_size == 0) layer.damage.emplace_back("layer.erofs is empty");
         }
     }
 

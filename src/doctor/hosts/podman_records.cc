@@ -358,7 +358,7 @@ uint64_t time_s(std::string_view text) {
                                            std::chrono::day(static_cast<unsigned>(day))};
     if (!zone || !date.ok() || hour > 23 || minute > 59 || second > 60) return 0;
     const int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
-    const int64_t seconds = days * 86'400 + hour * 3600 + minute * 60 + second - *zone;
+    const int64_t seconds = days * 86'400 + int64_t{hour} * 3600 + int64_t{minute} * 60 + second - *zone;
     return static_cast<uint64_t>(std::max<int64_t>(seconds, 0));
 }
 

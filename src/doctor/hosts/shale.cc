@@ -361,6 +361,7 @@ void Layers::look_inside(probe::StoreLayer &layer, std::string_view driver) {
 
 std::vector<probe::StoreLayer> Layers::take() {
     std::vector<probe::StoreLayer> out;
+    out.reserve(all_.size());
     for (auto &[id, layer] : all_)
         out.push_back(std::move(layer));
     std::ranges::sort(out, {}, [](const probe::StoreLayer &layer) { return std::pair(layer.id.size(), layer.id); });
