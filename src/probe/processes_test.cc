@@ -230,14 +230,13 @@ TEST_F(MadeUp, MountTableThatIsBroken) {
 }
 
 TEST_F(MadeUp, DeniedOnesAreCountedOnce) {
-    if (::geteuid() == 0) GTEST_SKIP() << "root may read everything";
     for (int pid = 1; pid <= 3; ++pid) {
         process(pid, "x");
         if (pid > 1) {
             ASSERT_EQ(::chmod(root.here(fmt::format("/proc/{}/fd", pid)).c_str(), 0), 0);
         }
     }
-    EXPECT_EQ(read().processes.size(), 3U);
+    as_a_user([&] { EXPECT_EQ(read().processes.size(), 3U); });
     ASSERT_EQ(problems.size(), 1U);
     EXPECT_THAT(problems[0].why, HasSubstr("2 of 3 processes"));
 }

@@ -5,17 +5,33 @@
 #include <gtest/gtest.h>
 
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "probe/host.h"
 #include "sys/fs.h"
 
 namespace shale::probe {
+
+/// Runs `body` in a thread that may read no more than a user: root becomes nobody there, and there alone (the system
+/// call is a thread's, setresuid(2), "C library/kernel differences").
+template <class Body> void as_a_user(Body &&body) {
+    std::thread([&] {
+        if (::geteuid() == 0) {
+            constexpr uid_t nobody = 65534;
+            ASSERT_EQ(::syscall(SYS_setresuid, uid_t(-1), nobody, uid_t(-1)), 0);
+        }
+        body();
+    }).join();
+}
 
 /// Gone with the object. Paths are the host's ("/proc/1/comm"); directories on the way are made.
 class TestRoot {
@@ -24,6 +40,7 @@ public:
         std::string name = testing::TempDir() + "shale-host-XXXXXX";
         if (::mkdtemp(name.data()) == nullptr) std::abort();
         path_ = name;
+        ::chmod(path_.c_str(), 0755); // NOLINT(readability-magic-numbers): for as_a_user()
     }
     TestRoot(const TestRoot &) = delete;
     TestRoot &operator=(const TestRoot &) = delete;

@@ -146,10 +146,11 @@ TEST_F(UsageTest, PagesAreCountedAndDropped) {
 }
 
 TEST_F(UsageTest, WhatCannotBeReadIsSaid) {
-    if (::geteuid() == 0) GTEST_SKIP() << "root reads everything";
     make("tree/closed/a", 1);
     fs::permissions(fs::path(root_.path()) / "tree/closed", fs::perms::none);
-    const auto counted = count({"/tree"});
+    std::vector<CountedTree> counted;
+    as_a_user([&] { counted = count({"/tree"}, 1); });
+    ASSERT_EQ(counted.size(), 1U);
     fs::permissions(fs::path(root_.path()) / "tree/closed", fs::perms::owner_all);
     EXPECT_FALSE(counted[0].usage.complete);
     ASSERT_EQ(counted[0].problems.size(), 1U);
