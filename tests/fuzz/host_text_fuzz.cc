@@ -7,6 +7,7 @@
 
 #include "doctor/hosts/podman_records.h"
 #include "doctor/hosts/sqlite_copy.h"
+#include "doctor/hosts/times.h"
 #include "doctor/hosts/toml_values.h"
 #include "doctor/toml_json.h"
 #include "doctor/uses.h"
@@ -70,7 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     }
     case 12:
-        (void)doctor::podman::time_s(text);
+        (void)doctor::rfc3339_s(text);
         break;
     default:
         (void)probe::lvm_volume_of(text.substr(0, text.size() / 2), text.substr(text.size() / 2));

@@ -15,6 +15,7 @@
 
 #include "base/paths.h"
 #include "doctor/hosts/places.h"
+#include "doctor/hosts/times.h"
 #include "sys/fs.h"
 
 namespace shale::doctor::containerd {
@@ -43,32 +44,6 @@ bool is_containerd(const probe::Process &process) {
 }
 
 /// The number in the text, leading spaces skipped; 0: there is none.
-uint64_t number_in(std::string_view text) {
-    text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-    uint64_t out = 0;
-    std::from_chars(text.data(), text.data() + text.size(), out);
-    return out;
-}
-
-/// When the process began, in seconds since the epoch: proc(5), /proc/PID/stat, field 22 (in ticks since the boot), and
-/// /proc/stat, btime.
-std::optional<uint64_t> started_s(const probe::Host &host, int pid) {
-    const auto stat = host.read(fmt::format("/proc/{}/stat", pid), 65'536);
-    const auto system = host.read("/proc/stat");
-    const long ticks = ::sysconf(_SC_CLK_TCK);
-    if (!stat || !system || ticks <= 0) return std::nullopt;
-    const size_t name_end = stat->rfind(')'); // field 2 may hold anything
-    const size_t boot = system->find("\nbtime ");
-    if (name_end == std::string::npos || boot == std::string::npos) return std::nullopt;
-    std::string_view rest = std::string_view(*stat).substr(name_end + 1);
-    for (int field = 2; field < 22; ++field) {
-        const size_t space = rest.find(' ');
-        if (space == std::string_view::npos) return std::nullopt;
-        rest.remove_prefix(space + 1);
-    }
-    return number_in(std::string_view(*system).substr(boot + 7)) + number_in(rest) / static_cast<uint64_t>(ticks);
-}
-
 bool same(const struct stat &one, const struct stat &other) {
     return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
 }

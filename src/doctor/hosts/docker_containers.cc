@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "doctor/hosts/times.h"
 #include "oci/json.h"
 #include "probe/bolt.h"
 

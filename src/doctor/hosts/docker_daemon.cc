@@ -10,6 +10,7 @@
 
 #include "doctor/hosts/docker_draft.h"
 #include "doctor/hosts/places.h"
+#include "doctor/hosts/times.h"
 #include "oci/json.h"
 #include "probe/text.h"
 
@@ -128,23 +129,6 @@ void add_arguments(const std::vector<std::string> &arguments, Settings &settings
         const std::string name = fmt::format("features.{}", probe::next_part(feature, '='));
         settings[name] = feature.empty() ? "true" : std::string(feature);
     }
-}
-
-/// Seconds since the epoch: proc(5), /proc/PID/stat, field 22 (ticks since the boot), and btime of /proc/stat.
-std::optional<uint64_t> started_s(const probe::Host &host, int pid) {
-    constexpr uint64_t ticks_a_second = 100;      // USER_HZ of every architecture that dockerd runs on
-    constexpr size_t field = 22, first_field = 3; // the first behind the name, which may hold anything
-    const auto process = host.read_if_there(fmt::format("/proc/{}/stat", pid), max_record_bytes);
-    const auto system = host.read_if_there("/proc/stat");
-    if (!process || !*process || !system || !*system) return std::nullopt;
-    const size_t name_end = (*process)->rfind(')'), boot = (*system)->find("\nbtime ");
-    if (name_end == std::string::npos || boot == std::string::npos) return std::nullopt;
-    const auto words = probe::words_of(std::string_view(**process).substr(name_end + 1));
-    const auto boot_words = probe::words_of(std::string_view(**system).substr(boot, 40));
-    if (words.size() <= field - first_field || boot_words.size() < 2) return std::nullopt;
-    const auto ticks = probe::to_number(words[field - first_field]), booted_s = probe::to_number(boot_words[1]);
-    if (!ticks || !booted_s) return std::nullopt;
-    return *booted_s + *ticks / ticks_a_second;
 }
 
 /// A running dockerd of the host.

@@ -184,33 +184,6 @@ bool is_id(std::string_view text) noexcept {
     return !text.empty() && text.size() <= 255 && text.front() != '.' && std::ranges::all_of(text, plain);
 }
 
-uint64_t rfc3339_s(std::string_view text) noexcept {
-    // "2006-01-02T15:04:05" + fraction + "Z" or "+07:00"
-    constexpr size_t seconds_end = 19;
-    if (text.size() <= seconds_end || text[4] != '-' || text[7] != '-' || text[13] != ':' || text[16] != ':') return 0;
-    const auto number = [&](size_t at, size_t length) { return probe::to_number(text.substr(at, length)); };
-    const auto year = number(0, 4), month = number(5, 2), day = number(8, 2);
-    const auto hour = number(11, 2), minute = number(14, 2), second = number(17, 2);
-    if (!year || !month || !day || !hour || !minute || !second) return 0;
-    const std::chrono::year_month_day date{std::chrono::year(static_cast<int>(*year)),
-                                           std::chrono::month(static_cast<unsigned>(*month)),
-                                           std::chrono::day(static_cast<unsigned>(*day))};
-    if (!date.ok() || *hour > 24 || *minute > 59 || *second > 60) return 0;
-
-    const size_t zone = text.find_first_of("Zz+-", seconds_end);
-    if (zone == std::string_view::npos) return 0;
-    int64_t offset_s = 0;
-    if (text[zone] == '+' || text[zone] == '-') {
-        if (text.size() != zone + 6) return 0;
-        const auto hours = number(zone + 1, 2), minutes = number(zone + 4, 2);
-        if (!hours || !minutes) return 0;
-        offset_s = static_cast<int64_t>(*hours * 3600 + *minutes * 60) * (text[zone] == '-' ? -1 : 1);
-    }
-    const auto days = std::chrono::sys_days(date).time_since_epoch().count();
-    const int64_t out = int64_t{days} * 86400 + static_cast<int64_t>(*hour * 3600 + *minute * 60 + *second) - offset_s;
-    return out < 0 ? 0 : static_cast<uint64_t>(out);
-}
-
 uint64_t time_of(const probe::Facts &facts) noexcept {
     if (facts.taken_s != 0) return facts.taken_s;
     const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());

@@ -102,8 +102,6 @@ private:
 /// Safe as one component of a path: letters, digits, "_", "-", "."; at most 255 bytes; no leading dot. Ids of dockerd
 /// (64 hex digits, "-init") and of BuildKit (25 letters and digits) are such.
 [[nodiscard]] bool is_id(std::string_view text) noexcept;
-/// Seconds since the epoch of an RFC 3339 time; 0: none, malformed, or before 1970 (Go's zero time is in the year 1).
-[[nodiscard]] uint64_t rfc3339_s(std::string_view text) noexcept;
 /// When the facts are taken; now, if they do not say.
 [[nodiscard]] uint64_t time_of(const probe::Facts &facts) noexcept;
 /// When it was last written to, by its mtime; 0: it is not there.

@@ -522,16 +522,6 @@ TEST_F(DockerTest, FilesInPlacesOfDirectoriesAreTold) {
     EXPECT_THAT(facts.problems, Contains(Field(&probe::Problem::about, root_ + "/tmp")));
 }
 
-TEST(DockerText, TimesAreReadAsGoWritesThem) {
-    EXPECT_EQ(docker::rfc3339_s("1970-01-01T00:00:01Z"), 1U);
-    EXPECT_EQ(docker::rfc3339_s("2023-04-11T21:13:26.123456789Z"), 1681247606U);
-    EXPECT_EQ(docker::rfc3339_s("2023-04-11T23:13:26+02:00"), 1681247606U);
-    for (const char *const bad :
-         {"", "0001-01-01T00:00:00Z", "2023-04-11", "2023-13-11T21:13:26Z", "2023-04-11T21:13:26",
-          "2023-04-11T21:13:26+2:00", "20230411T211326ZZZZZZZZZZ", "2023-02-30T00:00:00Z"})
-        EXPECT_EQ(docker::rfc3339_s(bad), 0U) << bad;
-}
-
 TEST(DockerText, IdsAreSafeComponents) {
     for (const char *const good : {"a", "0123abc-init", "x_y.z"})
         EXPECT_TRUE(docker::is_id(good)) << good;

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "doctor/hosts/sqlite_copy.h"
+#include "doctor/hosts/times.h"
 #include "oci/json.h"
 #include "probe/bolt.h"
 
@@ -73,7 +74,7 @@ Status add_container(std::string_view id, std::string_view config_text, std::str
     container.log_path = text_of(config, "logPath");
     container.binds = binds_of(config);
     container.volumes = volumes_of(config);
-    container.created_s = time_s(text_of(config, "createdTime"));
+    container.created_s = rfc3339_s(text_of(config, "createdTime"));
     const uint64_t number = number_of(state, "state");
     container.state = number < states.size() ? states.at(number) : states[0];
     container.pid = pid_of(state, "pid");

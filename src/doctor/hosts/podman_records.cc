@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "doctor/hosts/held_lock.h"
+#include "doctor/hosts/times.h"
 #include "oci/json.h"
 
 namespace shale::doctor::podman {
@@ -96,7 +97,7 @@ Result<LayerRecord> layer_of(const Json &object, std::string_view where) {
     // Of a layer without a digest the size says nothing (layers.go, UncompressedSize).
     if (oci::find_member(object, "diff-digest") != nullptr || oci::find_member(object, "toc-digest") != nullptr)
         out.diff_bytes = size_member(object, "diff-size");
-    out.created_s = time_s(TRY(oci::string_member(object, "created", where)));
+    out.created_s = rfc3339_s(TRY(oci::string_member(object, "created", where)));
     out.incomplete = has_incomplete_flag(object);
     return out;
 }
@@ -108,7 +109,7 @@ Result<ImageRecord> image_of(const Json &object, std::string_view where) {
     if (std::string top = TRY(id_member(object, "layer", where)); !top.empty()) out.tops.push_back(std::move(top));
     for (std::string &mapped : TRY(oci::list_member(object, "mapped-layers", where)))
         if (is_plain_name(mapped)) out.tops.push_back(std::move(mapped));
-    out.created_s = time_s(TRY(oci::string_member(object, "created", where)));
+    out.created_s = rfc3339_s(TRY(oci::string_member(object, "created", where)));
     const Json *sizes = TRY(oci::object_member(object, "big-data-sizes", where));
     for (std::string &key : TRY(oci::list_member(object, "big-data-names", where))) {
         const auto size = sizes == nullptr ? std::nullopt : size_member(*sizes, key.c_str());
@@ -123,7 +124,7 @@ Result<ContainerRecord> container_of(const Json &object, std::string_view where)
     out.names = TRY(oci::list_member(object, "names", where));
     out.image = TRY(id_member(object, "image", where));
     out.layer = TRY(id_member(object, "layer", where));
-    out.created_s = time_s(TRY(oci::string_member(object, "created", where)));
+    out.created_s = rfc3339_s(TRY(oci::string_member(object, "created", where)));
     return out;
 }
 
@@ -204,24 +205,7 @@ void doubt_missing(Records &records) {
 }
 
 /// Digits of a fixed place.
-bool number_at(std::string_view text, size_t at, size_t length, int &out) {
-    if (text.size() < at + length) return false;
-    const char *begin = text.data() + at;
-    const auto [end, bad] = std::from_chars(begin, begin + length, out);
-    return bad == std::errc() && end == begin + length && out >= 0;
-}
-
 /// "Z" or "+02:00", as seconds east of UTC.
-std::optional<int> zone_of(std::string_view text) {
-    if (text == "Z") return 0;
-    int hours = 0, minutes = 0;
-    if (text.size() != 6 || (text[0] != '+' && text[0] != '-') || text[3] != ':' || !number_at(text, 1, 2, hours) ||
-        !number_at(text, 4, 2, minutes))
-        return std::nullopt;
-    const int seconds = hours * 3600 + minutes * 60;
-    return text[0] == '-' ? -seconds : seconds;
-}
-
 std::string base64(std::string_view bytes) {
     std::string out;
     for (size_t at = 0; at < bytes.size(); at += 3) {
@@ -342,24 +326,6 @@ Status for_each_element(std::string_view text, const std::function<Status(std::s
     }
     if (const size_t rest = skip(at + 1); rest != text.size()) return bad(rest);
     return {};
-}
-
-uint64_t time_s(std::string_view text) {
-    int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
-    if (!number_at(text, 0, 4, year) || !number_at(text, 5, 2, month) || !number_at(text, 8, 2, day) ||
-        !number_at(text, 11, 2, hour) || !number_at(text, 14, 2, minute) || !number_at(text, 17, 2, second))
-        return 0;
-    if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' || text[16] != ':')
-        return 0;
-    std::string_view rest = text.substr(19);
-    if (rest.starts_with('.')) rest.remove_prefix(std::min(rest.find_first_not_of("0123456789", 1), rest.size()));
-    const auto zone = zone_of(rest);
-    const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(static_cast<unsigned>(month)),
-                                           std::chrono::day(static_cast<unsigned>(day))};
-    if (!zone || !date.ok() || hour > 23 || minute > 59 || second > 60) return 0;
-    const int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
-    const int64_t seconds = days * 86'400 + int64_t{hour} * 3600 + int64_t{minute} * 60 + second - *zone;
-    return static_cast<uint64_t>(std::max<int64_t>(seconds, 0));
 }
 
 std::string data_file(std::string_view key) {

@@ -92,8 +92,6 @@ Mark mark(const probe::Host &host, const Places &places);
 /// Calls `visit` with the text of each element of a JSON list. `null` is an empty list. InvalidArgument: it is no list,
 /// or is cut off (with the byte where).
 Status for_each_element(std::string_view text, const std::function<Status(std::string_view)> &visit);
-/// RFC 3339 to seconds since the epoch; 0: not a time, or before the epoch (Go's zero time).
-uint64_t time_s(std::string_view text);
 /// The file of a piece of big data (containers/storage, store.go, makeBigDataBaseName).
 std::string data_file(std::string_view key);
 /// It can be one name in a directory.

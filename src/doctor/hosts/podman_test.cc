@@ -486,15 +486,6 @@ TEST(Podman, StatesOfCrio) {
     EXPECT_EQ(store.containers.at(0).pid, 42);
 }
 
-TEST(PodmanRecords, Times) {
-    EXPECT_EQ(podman::time_s("1970-01-01T00:00:01Z"), 1);
-    EXPECT_EQ(podman::time_s("2026-11-28T13:16:03.123456789Z"), 1795871763);
-    EXPECT_EQ(podman::time_s("2026-11-28T13:16:03-05:30"), 1795871763 + 19800);
-    for (const char *bad : {"0001-01-01T00:00:00Z", "", "2026-11-28", "2026-13-28T13:16:03Z", "2026-11-28T13:16:03",
-                            "2026-11-28T13:16:03.Zx", "2026-02-30T00:00:00Z", "yyyy-11-28T13:16:03Z"})
-        EXPECT_EQ(podman::time_s(bad), 0) << bad;
-}
-
 TEST(PodmanRecords, NamesOfFiles) {
     EXPECT_EQ(podman::data_file("manifest"), "manifest");
     EXPECT_EQ(podman::data_file("sha256:ff"), "=c2hhMjU2OmZm");
