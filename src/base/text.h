@@ -2,6 +2,7 @@
 // Text of others, made harmless for where it goes.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -9,5 +10,9 @@ namespace shale {
 
 /// For a terminal: control characters (escapes of a hostile image name) as \xNN; all else as it is.
 std::string printable(std::string_view text);
+
+/// The candidate with the least edit distance, when it is near enough to be a slip of the pen; else empty. A word of
+/// more than 64 bytes is none.
+std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
 
 } // namespace shale

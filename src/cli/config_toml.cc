@@ -31,6 +31,7 @@ struct MalformedToml {};
 
 #include <array>
 
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/options.h"
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/options.h"
+#include "base/text.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 #include <utility>
 
 namespace shale::cli {
@@ -77,20 +77,6 @@ bool has_option(const drivers::DriverInfo &driver, std::string_view key) {
     return std::ranges::any_of(driver.options, [&](const drivers::OptionInfo &option) { return option.key == key; });
 }
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-    std::vector<size_t> row(b.size() + 1);
-    std::iota(row.begin(), row.end(), size_t{0});
-    for (size_t i = 0; i < a.size(); ++i) {
-        size_t diagonal = std::exchange(row[0], i + 1);
-        for (size_t j = 0; j < b.size(); ++j) {
-            const size_t swap = diagonal + (a[i] == b[j] ? 0 : 1);
-            diagonal = row[j + 1];
-            row[j + 1] = std::min({swap, row[j] + 1, row[j + 1] + 1});
-        }
-    }
-    return row.back();
-}
-
 /// The rest of judge_option once driver and key are apart; `driver` is of a prefix or in use, or empty.
 void judge_key(Verdict &verdict, std::string_view driver, std::span<const drivers::DriverInfo> built) {
     for (const DeadOption &dead : dead_options)
@@ -133,17 +119,6 @@ void judge_key(Verdict &verdict, std::string_view driver, std::span<const driver
 }
 
 } // namespace
-
-std::string nearest(std::string_view word, std::span<const std::string_view> candidates) {
-    size_t best = std::max<size_t>(2, word.size() / 3) + 1;
-    std::string_view found;
-    for (std::string_view candidate : candidates)
-        if (const size_t distance = edit_distance(word, candidate); distance < best) {
-            best = distance;
-            found = candidate;
-        }
-    return std::string(found);
-}
 
 Verdict judge_option(std::string_view text, std::string_view driver, std::span<const drivers::DriverInfo> built) {
     Verdict verdict;

@@ -39,8 +39,6 @@ struct Verdict {
 Verdict judge_option(std::string_view text, std::string_view driver, std::span<const drivers::DriverInfo> built);
 /// Nullopt when the driver is built; else what to say about that name.
 std::optional<std::string> judge_driver(std::string_view name, std::span<const drivers::DriverInfo> built);
-/// The candidate with the least edit distance, when it is near enough to be a slip of the pen; else empty.
-std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
 
 /// One storage option and where it stands.
 struct StorageOpt {

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "base/text.h"
 #include "doctor/checks/common.h"
 #include "doctor/checks/docker_config.h"
 #include "doctor/checks/docker_options.h"

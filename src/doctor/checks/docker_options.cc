@@ -8,11 +8,11 @@
 #include <array>
 #include <cctype>
 #include <charconv>
-#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "base/text.h"
 #include "base/units.h"
 #include "doctor/checks/common.h"
 
@@ -254,20 +254,6 @@ OptionVerdict judge_unknown(std::string_view key, std::string_view driver) {
                                     : fmt::format("the driver {} has no such option; {} is one", driver, near)};
 }
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-    std::vector<size_t> row(b.size() + 1);
-    std::iota(row.begin(), row.end(), size_t{0});
-    for (size_t i = 0; i < a.size(); ++i) {
-        size_t diagonal = std::exchange(row[0], i + 1);
-        for (size_t j = 0; j < b.size(); ++j) {
-            const size_t swap = diagonal + (a[i] == b[j] ? 0 : 1);
-            diagonal = row[j + 1];
-            row[j + 1] = std::min({swap, row[j] + 1, row[j + 1] + 1});
-        }
-    }
-    return row.back();
-}
-
 template <class Range> auto find_named(const Range &range, std::string_view name) {
     const auto found = std::ranges::find(range, name, [](const auto &one) { return one.name; });
     return found == range.end() ? nullptr : &*found;
@@ -346,19 +332,6 @@ OptionVerdict judge_driver_name(std::string_view name, int major) {
     if (major >= driver->gone_since)
         return {OptionUse::refused, fmt::format("Docker {} and later do not have it", driver->gone_since)};
     return {OptionUse::obsolete, fmt::format("Docker {} and later do not have it", driver->gone_since)};
-}
-
-std::string nearest(std::string_view word, std::span<const std::string_view> candidates) {
-    constexpr size_t longest = 64;
-    if (word.size() > longest) return {};
-    size_t best = std::max<size_t>(2, word.size() / 4) + 1;
-    std::string_view found;
-    for (std::string_view candidate : candidates)
-        if (const size_t distance = edit_distance(word, candidate); distance < best) {
-            best = distance;
-            found = candidate;
-        }
-    return std::string(found);
 }
 
 int docker_major(const std::vector<const probe::Store *> &stores) {

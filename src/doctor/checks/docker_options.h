@@ -51,9 +51,6 @@ OptionVerdict judge_storage_option(std::string_view option, std::string_view dri
 /// Of "storage-driver".
 OptionVerdict judge_driver_name(std::string_view driver, int major);
 
-/// The candidate that is most like `word`, if it is near enough to be a slip of the pen; else empty.
-std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
-
 /// Major version of the dockerd of these stores ("20.10.24+dfsg1" -> 20), 0: not known.
 int docker_major(const std::vector<const probe::Store *> &stores);
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/text.h"
 #include "doctor/checks/docker_options.h"
 
 #include <algorithm>
