@@ -94,10 +94,10 @@ void read_project_ids(const Host &host, Facts &facts) {
         for (auto &layer : store.layers) {
             if (!layer.on_disk || layer.path.empty()) continue;
             for (const std::string_view below : {"", "/diff"}) {
+                if (layer.project_id.value_or(0) != 0) break;
                 const auto fd = host.open_path(layer.path + std::string(below), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
                 const auto id = fd ? sys::project_of(fd->get()) : Result<uint32_t>(std::unexpected(fd.error()));
-                if (!id || layer.project_id.value_or(0) != 0) continue;
-                layer.project_id = *id;
+                if (id) layer.project_id = *id;
             }
         }
     }

@@ -38,8 +38,8 @@ struct Place {
 std::optional<Place> place_of(const Uses &uses, const std::string &canonical_path);
 
 /// Why the directory, or something in it, is in use; empty: nothing uses it. Mounts of it or of a part in any
-/// namespace, mounts upon it, overlays that have a part of it for a layer (`parts`: directories of it, by device and
-/// inode), loop devices, and what processes have open, also by the names that other mounts give it.
+/// namespace, mounts upon it, overlays that have a part of it for a layer, loop devices, and what processes have open,
+/// also by the names that other mounts give it.
 std::string use_of(const Uses &uses, const Place &place, const std::set<std::pair<dev_t, ino_t>> &overlay_directories);
 
 /// The directories of all mounted overlays, by device and inode. `bases`: where relative ones may begin.

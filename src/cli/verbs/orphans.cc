@@ -224,7 +224,8 @@ Result<int> for_each_item(Context &context, const HostView &view, const std::vec
 }
 
 /// Its place is free, nothing has it open or mounted, and no record names it.
-Status check_purge(const HostView &view, const doctor::Uses &uses, const TrashItem &item) {
+Status check_purge(const HostView &view, const doctor::Uses &uses, const std::set<std::pair<dev_t, ino_t>> &overlays,
+                   const TrashItem &item) {
     const Recorded recorded = is_recorded(view.facts, item);
     if (recorded != Recorded::no)
         return fail(Errc::FailedPrecondition,
@@ -236,8 +237,7 @@ Status check_purge(const HostView &view, const doctor::Uses &uses, const TrashIt
         return fail(Errc::FailedPrecondition,
                     fmt::format("{} stays: it may be in use: {}", item.path, uses.gaps.front()));
     const auto place = doctor::place_of(uses, item.tree());
-    const std::string use = place ? doctor::use_of(uses, *place, doctor::overlay_directories(uses, {}))
-                                  : "no mount table tells what it lies on";
+    const std::string use = place ? doctor::use_of(uses, *place, overlays) : "no mount table tells what it lies on";
     if (!use.empty()) return fail(Errc::FailedPrecondition, fmt::format("{} stays: {}", item.path, use));
     return {};
 }
@@ -358,8 +358,9 @@ Result<int> run(Context &context, const OrphansUndoArgs &args) {
 Result<int> run(Context &context, const OrphansPurgeArgs &args) {
     const auto view = TRY(look_at_host(context, without_usage(args.host)));
     const auto uses = doctor::read_uses(args.assume_alone);
+    const auto overlays = doctor::overlay_directories(uses, {});
     return for_each_item(context, view, args.layers, "would free", [&](const TrashItem &item) -> Result<std::string> {
-        TRY(check_purge(view, uses, item));
+        TRY(check_purge(view, uses, overlays, item));
         TRY(doctor::purge(item));
         return std::string("freed");
     });
