@@ -9,9 +9,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <cstring>
 #include <functional>
+#include <thread>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -27,6 +29,7 @@ constexpr const char *trash_name = "trash";
 /// exchange-FRESH-OLD holds what OLD was while two layers change places where the file system cannot do it at once.
 constexpr std::string_view exchange_prefix = "exchange-";
 constexpr const char *exchange_lock = "exchange-lock";
+constexpr unsigned most_reapers = 4; ///< threads: they all wait for one file system's locks
 
 /// Of this process, without changing it: umask(2) cannot be read without a moment in which it is another.
 mode_t read_umask() {
@@ -156,10 +159,10 @@ Status LayerRoot::finish_exchanges() const {
 }
 
 Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy &destroy) const {
-    uint64_t removed = 0;
+    std::atomic<uint64_t> removed = 0;
     const auto opened = sys::open_dir(fd(), trash_name);
     if (!opened) {
-        if (is_missing(opened.error())) return removed;
+        if (is_missing(opened.error())) return 0;
         return std::unexpected(opened.error());
     }
     auto entries = TRY(sys::list_dir(opened->get()));
@@ -171,23 +174,29 @@ Result<uint64_t> LayerRoot::reap(const std::atomic<bool> *cancel, const Destroy 
     const auto note = [&](const Error &error) {
         if (!failed) failed = error;
     };
+    const auto cancelled = [&] { return cancel != nullptr && cancel->load(std::memory_order_relaxed); };
+    std::vector<std::string> names;
     for (const auto &entry : entries) {
-        if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) break;
+        if (cancelled()) break;
         const auto left = destroy ? destroy(opened->get(), entry.name.c_str()) : Destroyed::entries_remain;
         if (!left) note(left.error());
         if (left == Destroyed::whole) ++removed;
         if (left != Destroyed::entries_remain) continue;
-        uint32_t project = 0;
-        if (auto dir = sys::open_dir(opened->get(), entry.name.c_str()))
-            project = sys::project_of(dir->get()).value_or(0);
-        if (const auto gone = sys::remove_tree(opened->get(), entry.name.c_str(), [&] { ++removed; }); !gone) {
-            note(gone.error());
-            continue;
-        }
-        if (project != 0) (void)sys::set_project_limits(fd(), project, {}); // the number can be given again
+        names.push_back(entry.name);
+        const auto dir = sys::open_dir(opened->get(), entry.name.c_str());
+        const uint32_t project = dir ? sys::project_of(dir->get()).value_or(0) : 0;
+        // The number can be given again as soon as nothing has it.
+        if (project != 0) (void)sys::set_project_limits(fd(), project, {});
+    }
+    const auto count = [&] { ++removed; };
+    const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, most_reapers);
+    if (threads > 1) sys::remove_what_goes(opened->get(), names, {threads, cancel, count});
+    for (const auto &name : names) {
+        if (cancelled()) break;
+        if (const auto gone = sys::remove_tree(opened->get(), name.c_str(), count); !gone) note(gone.error());
     }
     if (failed) return std::unexpected(std::move(*failed));
-    return removed;
+    return removed.load();
 }
 
 Result<Driver::TrashUsage> LayerRoot::trash() const {

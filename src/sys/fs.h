@@ -8,6 +8,7 @@
 #include <sys/statfs.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -105,6 +106,15 @@ Result<CopyMethod> copy_file_data(int from, int to, uint64_t length);
 /// Removes a tree below `dir` (never crossing a mount point, never following a symlink); missing is fine.
 /// Iterative, constant number of descriptors. `on_entry` is called once an entry removed (may be empty).
 Status remove_tree(int dir, const char *name, const std::function<void()> &on_entry = {});
+
+struct RemoveOptions {
+    unsigned threads = 1;
+    const std::atomic<bool> *cancel = nullptr; ///< set: what is there stays
+    std::function<void()> on_entry{};          ///< once an entry removed, by any of the threads
+};
+/// Of the trees `names` below `dir`, removes what resists in no way, by several threads. What is left (immutable,
+/// locked by modes, mounted, very deep, being added to) is remove_tree's, which also says what is wrong with it.
+void remove_what_goes(int dir, std::span<const std::string> names, const RemoveOptions &options);
 
 /// Open-file-description byte-range lock (fcntl F_OFD_SETLK[W]); released when `fd` closes.
 enum class LockMode : uint8_t { shared, exclusive };

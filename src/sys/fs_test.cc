@@ -264,11 +264,42 @@ TEST_F(FsTest, RemoveTreeWideByTwoAtOnce) {
     EXPECT_TRUE(list_dir(root())->empty());
 }
 
+TEST_F(FsTest, WhatGoesGoesByManyThreadsAndTheRestStays) {
+    const auto names = std::vector<std::string>{"a", "b", "missing"};
+    for (const auto &name : {names[0], names[1]})
+        for (int d = 0; d < 30; ++d) {
+            UniqueFd dir = std::move(*make_dirs(root(), name + "/d" + std::to_string(d) + "/e"));
+            for (int i = 0; i < 50; ++i)
+                ASSERT_TRUE(open_at(dir.get(), std::to_string(i).c_str(), O_CREAT | O_WRONLY, 0600));
+            ASSERT_TRUE(make_symlink("/", dir.get(), "link"));
+        }
+    UniqueFd deep = std::move(*open_dir(root(), "b"));
+    for (int i = 0; i < 150; ++i) {
+        ASSERT_TRUE(make_dir(deep.get(), "deep", 0700));
+        deep = std::move(*open_dir(deep.get(), "deep"));
+    }
+    ASSERT_TRUE(make_dir(root(), "another", 0700));
+    std::atomic<int> removed{0};
+    remove_what_goes(root(), names, {3, nullptr, [&] { ++removed; }});
+    EXPECT_EQ(removed, 2 * 30 * (2 + 51) + 1) << "all but what is too deep";
+    EXPECT_FALSE(*stat_if_exists(root(), "a"));
+    EXPECT_EQ(list_dir(open_dir(root(), "b")->get())->size(), 1U);
+    EXPECT_TRUE(*stat_if_exists(root(), "another"));
+    ASSERT_TRUE(remove_tree(root(), "b", [&] { ++removed; }));
+    EXPECT_EQ(removed, 2 * 30 * (2 + 51) + 2 + 150);
+
+    ASSERT_TRUE(make_dirs(root(), "a/d"));
+    const std::atomic<bool> cancel{true};
+    remove_what_goes(root(), names, {2, &cancel, {}});
+    EXPECT_TRUE(*stat_if_exists(root(), "a/d")) << "cancelled before it began";
+}
+
 TEST_F(FsTest, RemoveTreeStopsAtMounts) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root";
     ASSERT_TRUE(make_dirs(root(), "top/a/mnt"));
     const std::string target = path_ + "/top/a/mnt";
     if (mount_raw("none", target, "tmpfs", 0) != 0) GTEST_SKIP() << "cannot mount here";
+    remove_what_goes(root(), std::vector<std::string>{"top"}, {2, nullptr, {}});
     auto refused = remove_tree(root(), "top");
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition);
