@@ -7,8 +7,10 @@
 #include <bit>
 #include <charconv>
 #include <cstring>
+#include <new>
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include "sys/fs.h"
 
@@ -20,7 +22,9 @@ constexpr size_t buffer_bytes = size_t{1} << 20U;
 /// them, since a chunk of such a file is up to megabytes for one byte of data.
 constexpr uint64_t hole_bytes = 4 * block_size;
 constexpr uint64_t pace_bytes = uint64_t{8} << 20U;
-constexpr std::string_view header_line = "shale erofs layer 2\n";
+constexpr std::string_view header_name = "shale erofs layer ", header_line = "shale erofs layer 3\n";
+/// From here on data is not gathered in the buffer first.
+constexpr size_t direct_bytes = size_t{64} << 10U;
 /// Entries in the map of a sparse file, at most (1 MiB): larger files get larger chunks.
 constexpr uint64_t max_chunks = uint64_t{1} << 18U;
 
@@ -50,8 +54,8 @@ uint32_t crc32c(std::span<const std::byte> data) {
     return crc;
 }
 
-/// SHA-256 of one piece of an image; nullopt: the file ends before it.
-Result<std::optional<Digest>> digest_of_piece(int fd, uint64_t number, std::vector<std::byte> &buffer) {
+/// Nullopt: the file ends before this piece.
+Result<std::optional<Checksum::Value>> checksum_of_piece(int fd, uint64_t number, std::vector<std::byte> &buffer) {
     buffer.resize(PieceDigest::piece_bytes);
     const uint64_t begin = number * PieceDigest::piece_bytes;
     size_t filled = 0;
@@ -62,12 +66,34 @@ Result<std::optional<Digest>> digest_of_piece(int fd, uint64_t number, std::vect
     }
     const size_t skipped = number == 0 ? std::min(filled, super_offset) : 0;
     if (filled == skipped) return std::nullopt;
-    Sha256 hash;
-    hash.update(std::span<const std::byte>(buffer).subspan(skipped, filled - skipped));
-    return hash.finish();
+    Checksum sum;
+    sum.update(std::span<const std::byte>(buffer).subspan(skipped, filled - skipped));
+    return sum.finish();
 }
 
 } // namespace
+
+Checksum::Checksum() : state_(XXH3_createState()) {
+    if (!state_) throw std::bad_alloc();
+    (void)XXH3_128bits_reset(state_.get());
+}
+
+void Checksum::Free::operator()(XXH3_state_s *state) const noexcept {
+    (void)XXH3_freeState(state);
+}
+
+void Checksum::update(std::span<const std::byte> data) {
+    (void)XXH3_128bits_update(state_.get(), data.data(), data.size());
+}
+
+Checksum::Value Checksum::finish() {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
+    (void)XXH3_128bits_reset(state_.get());
+    Value out;
+    std::ranges::copy(canonical.digest, out.begin());
+    return out;
+}
 
 void PieceDigest::update(std::span<const std::byte> next) {
     while (!next.empty()) {
@@ -94,18 +120,14 @@ void PieceDigest::rewritten(uint64_t offset, uint64_t size) {
 
 void PieceDigest::end_piece() {
     pieces_.push_back(piece_.finish());
-    piece_ = Sha256();
 }
 
 Result<Digest> PieceDigest::finish(int fd) {
     if (position_ % piece_bytes != 0) end_piece();
     std::vector<std::byte> buffer;
     for (const size_t piece : rewritten_)
-        if (const auto now = TRY(digest_of_piece(fd, piece, buffer))) pieces_.at(piece) = *now;
-    Sha256 all;
-    for (const Digest &piece : pieces_)
-        all.update(std::as_bytes(std::span(piece.bytes())));
-    return all.finish();
+        if (const auto now = TRY(checksum_of_piece(fd, piece, buffer))) pieces_.at(piece) = *now;
+    return Digest::of(std::as_bytes(std::span(pieces_)));
 }
 
 Output::Output(int fd) : fd_(fd) {
@@ -115,7 +137,8 @@ Output::Output(int fd) : fd_(fd) {
 Status Output::append(std::span<const std::byte> data) {
     position_ += data.size();
     while (!data.empty()) {
-        if (filled_ == 0 && data.size() >= buffer_bytes) {
+        if (data.size() >= direct_bytes) {
+            TRY(flush());
             TRY(sys::pwrite_all(fd_, data, flushed_));
             digest_.update(data);
             flushed_ += data.size();
@@ -472,7 +495,11 @@ Result<ImageInfo> read_info(int fd) {
     SuperBlock super;
     std::memcpy(&super, first.data() + super_offset, sizeof super);
     std::string_view text(reinterpret_cast<const char *>(first.data()), super_offset);
-    if (super.magic_number != magic || !text.starts_with(header_line)) return damaged();
+    if (super.magic_number != magic || !text.starts_with(header_name)) return damaged();
+    if (!text.starts_with(header_line))
+        return fail(Errc::FailedPrecondition,
+                    fmt::format("the image is of another version of shale ({:?}): its digest is not known here",
+                                text.substr(0, std::min(text.find('\n'), size_t{64}))));
     text.remove_prefix(header_line.size());
     const size_t end = text.find('\n');
     if (end == std::string_view::npos) return damaged();
@@ -494,9 +521,9 @@ Result<Digest> digest_of_image(int fd) {
     Sha256 all;
     std::vector<std::byte> buffer;
     for (uint64_t number = 0;; ++number) {
-        const auto piece = TRY(digest_of_piece(fd, number, buffer));
+        const auto piece = TRY(checksum_of_piece(fd, number, buffer));
         if (!piece) return all.finish();
-        all.update(std::as_bytes(std::span(piece->bytes())));
+        all.update(std::as_bytes(std::span(*piece)));
     }
 }
 
