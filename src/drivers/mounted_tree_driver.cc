@@ -76,6 +76,7 @@ Status MountedTreeDriver::make_layer(LayerId id, Parents parents) {
     TRY(root_.make(to_string(id).c_str(), 0700));
     const UniqueFd layer = TRY(sys::open_dir(root_.fd(), to_string(id).c_str()));
     TRY(sys::make_symlink(std::to_string(volume.value), layer.get(), volume_mark));
+    TRY(in_context(plan_volume(volume, parent), [&] { return fmt::format("layer {}", id.value); }));
     TRY(sys::fsync_fd(layer.get()));
     TRY(sys::fsync_fd(root_.fd()));
     auto made = make_volume(volume, parent);

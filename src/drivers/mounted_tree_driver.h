@@ -42,8 +42,11 @@ public:
 
 protected:
     using TreeDriver::TreeDriver;
-    /// A new volume: a snapshot of the (sealed) parent's, or an empty file system (root 0755 root:root). An error with
-    /// EEXIST says that there is a volume of that number, which is not this layer's.
+    /// What make_volume() is going to do is possible; nothing needs to be on stable storage.
+    virtual Status plan_volume(VolumeId /*volume*/, std::optional<VolumeId> /*parent*/) { return {}; }
+    /// A new volume (from its first use on, at the latest): a snapshot of the (sealed) parent's, or an empty file
+    /// system (root 0755 root:root). An error with EEXIST says that there is a volume of that number, which is not this
+    /// layer's.
     virtual Status make_volume(VolumeId volume, std::optional<VolumeId> parent) = 0;
     /// How to mount the volume, ready to be mounted (an inactive device is activated). NotFound: there is none.
     virtual Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) = 0;

@@ -119,8 +119,11 @@ TEST_P(DevicemapperDriver, ALayerCanBeMountedWhileContainersAreMadeOnIt) {
                     refused = gone.error().text();
             }
         });
-        for (int i = 0; i < 30; ++i)
-            ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+        for (int i = 0; i < 30; ++i) {
+            const LayerId made = next();
+            ASSERT_DONE(driver_->create(made, std::vector{base}, {}));
+            ASSERT_DONE(driver_->seal(made, std::vector{base})); // now, not when it is mounted
+        }
     }
     EXPECT_EQ(refused, "");
     EXPECT_GT(mounts, 0);
@@ -337,15 +340,16 @@ TEST_P(DevicemapperOnFiles, DamagedMetadataIsNotActivated) {
 
 TEST_P(DevicemapperOnDevice, AFailedPoolIsNamed) {
     const LayerId base = import({}, Archive().file("f", "x"));
-    ASSERT_DONE(driver_->create(next(), std::vector{base}, {}));
+    const LayerId planned = next();
+    ASSERT_DONE(driver_->create(planned, std::vector{base}, {}));
     const std::string metadata = pool()->prefix() + "-meta";
     const auto table = sys::dm_table(metadata);
     ASSERT_DONE(table);
     ASSERT_DONE(sys::dm_reload(metadata, {{0, table->at(0).length_sectors, "error", ""}}));
     ASSERT_DONE(sys::dm_suspend(metadata, sys::DmSuspend::as_it_is));
     ASSERT_DONE(sys::dm_resume(metadata));
-    Status refused = driver_->create(next(), std::vector{base}, {}); // the kernel finds out
-    refused = driver_->create(next(), std::vector{base}, {});
+    EXPECT_FALSE(driver_->seal(planned, std::vector{base})); // the kernel finds out
+    const auto refused = driver_->create(next(), std::vector{base}, {});
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code(), Errc::FailedPrecondition) << refused.error().text();
     EXPECT_THAT(refused.error().text(), testing::AnyOf(HasSubstr("(Fail)"), HasSubstr("needs_check")));
@@ -637,13 +641,57 @@ TEST_P(DevicemapperDriver, AVolumeOfThatNumberIsAnothersAndStays) {
     const uint64_t number = status().transaction; // the next one
     ASSERT_DONE(sys::dm_message(pool()->name(), fmt::format("create_snap {} 0", number)));
     const LayerId id = next();
-    const auto refused = driver_->create(id, std::vector{base}, {});
-    ASSERT_FALSE(refused);
-    EXPECT_EQ(refused.error().code(), Errc::DataLoss);
-    EXPECT_EQ(refused.error().sys_errno(), EEXIST);
+    ASSERT_DONE(driver_->create(id, std::vector{base}, {}));
+    for (int i = 0; i < 2; ++i) {
+        const auto refused = driver_->mounts(id, std::vector{base}, drivers::Driver::Access::read_write);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::DataLoss);
+        EXPECT_EQ(refused.error().sys_errno(), EEXIST);
+    }
     ASSERT_DONE(driver_->remove(id));
-    EXPECT_EQ(*driver_->reap(nullptr), 1U);
+    ASSERT_DONE(driver_->reap(nullptr));
+    EXPECT_EQ(driver_->trash()->layers, 0U);
     EXPECT_DONE(sys::dm_message(pool()->name(), fmt::format("delete {}", number))); // it was there still
+}
+
+TEST_P(DevicemapperDriver, AContainerThatIsNeverMountedTakesNothingOfThePool) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    const auto before = status();
+    std::vector<LayerId> made;
+    for (int i = 0; i < 20; ++i) {
+        made.push_back(next());
+        ASSERT_DONE(driver_->create(made.back(), std::vector{base}, {}));
+        EXPECT_EQ(driver_->usage(made.back(), std::vector{base})->bytes, 0U);
+    }
+    ASSERT_DONE(driver_->sync(std::vector{base}));
+    EXPECT_EQ(status().used_metadata_blocks, before.used_metadata_blocks);
+    for (const LayerId id : made)
+        ASSERT_DONE(driver_->remove(id));
+    ASSERT_DONE(driver_->reap(nullptr));
+    for (const auto &entry : std::filesystem::directory_iterator(driver_root() + "/pool"))
+        EXPECT_FALSE(entry.path().filename().string().starts_with("planned-"));
+}
+
+/// Killed before, and after, the pool had the snapshot.
+TEST_P(DevicemapperDriver, AVolumeThatWasBeingMadeIsMade) {
+    const LayerId base = import({}, Archive().file("f", "x"));
+    for (const bool there : {false, true}) {
+        const LayerId id = next();
+        ASSERT_DONE(driver_->create(id, std::vector{base}, {}));
+        const std::string number = std::filesystem::read_symlink(driver_root() + "/" + to_string(id) + "/volume"),
+                          planned = pool_file(("planned-" + number).c_str()),
+                          making = pool_file(("making-" + number).c_str());
+        const std::string origin = std::filesystem::read_symlink(planned);
+        std::filesystem::rename(planned, making);
+        if (there) ASSERT_DONE(sys::dm_message(pool()->name(), fmt::format("create_snap {} {}", number, origin)));
+        EXPECT_EQ(get(mount(id, {base}) + "/f"), "x");
+        EXPECT_FALSE(std::filesystem::exists(std::filesystem::symlink_status(making)));
+        stop(id);
+        ASSERT_DONE(driver_->remove(id));
+        ASSERT_DONE(driver_->reap(nullptr));
+        EXPECT_FALSE(sys::dm_message(pool()->name(), "delete " + number)) << "it is gone";
+    }
 }
 
 TEST_P(DevicemapperDriver, WhatAKilledProbeLeftGoesWithTheNext) {

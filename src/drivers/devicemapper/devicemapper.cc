@@ -50,8 +50,12 @@ Status Devicemapper::create(LayerId id, Parents parents, const Quota &quota) {
     return MountedTreeDriver::create(id, parents, quota);
 }
 
-Status Devicemapper::make_volume(VolumeId volume, std::optional<VolumeId> parent) {
-    return pool_->snapshot(volume, parent.value_or(base_volume));
+Status Devicemapper::plan_volume(VolumeId volume, std::optional<VolumeId> parent) {
+    return pool_->plan(volume, parent.value_or(base_volume));
+}
+
+Status Devicemapper::make_volume(VolumeId /*volume*/, std::optional<VolumeId> /*parent*/) {
+    return pool_->sync_plans();
 }
 
 Result<sys::MountSpec> Devicemapper::volume_spec(VolumeId volume, Access access) {
@@ -74,6 +78,7 @@ Status Devicemapper::prove(VolumeId volume, int root) {
 }
 
 Status Devicemapper::freeze_volume(VolumeId volume) {
+    TRY(pool_->make(volume)); // what others are made from is in the pool
     TRY(in_context(took_all(TRY(pool_->status()), pool_->config(), pool_->name()), [&] {
         return fmt::format("volume {} stays writable: what was written last may be missing in it", volume.value);
     }));
@@ -111,7 +116,9 @@ Result<Usage> Devicemapper::in_use(VolumeId volume) {
 }
 
 Result<Usage> Devicemapper::usage(LayerId id, Parents parents) {
-    const Usage own = TRY(in_use(TRY(volume_of(id))));
+    const VolumeId volume = TRY(volume_of(id));
+    if (TRY(pool_->is_planned(volume))) return Usage{0, 1, true}; // the root
+    const Usage own = TRY(in_use(volume));
     const Usage below = TRY(in_use(parents.empty() ? base_volume : TRY(volume_of(parents.front()))));
     return Usage{more(own.bytes, below.bytes), more(own.inodes, below.inodes) + 1, true}; // + the root
 }

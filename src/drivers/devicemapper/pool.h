@@ -58,8 +58,14 @@ public:
 
     /// First of `count` fresh numbers; recorded in the store, then in the pool.
     Result<uint64_t> reserve(uint64_t count);
-    /// A snapshot of `from`, which nothing writes to. Refused above the marks.
-    Status snapshot(VolumeId volume, VolumeId from);
+    /// The volume is going to be a snapshot of `from`, which nothing writes to: made when it is first used, so that
+    /// what is never used takes nothing of the pool. Refused above the marks. On stable storage with sync_plans().
+    Status plan(VolumeId volume, VolumeId from);
+    Status sync_plans();
+    /// Its content is its origin's still.
+    Result<bool> is_planned(VolumeId volume);
+    /// Makes it, unless that was done. Refused above the marks; EEXIST: the pool has another volume of that number.
+    Status make(VolumeId volume);
     /// Size of the volume's device and file system.
     Result<uint64_t> size_of(VolumeId volume) const;
     /// Makes the volume's device larger; the file system is the caller's business.
@@ -101,10 +107,18 @@ private:
     Result<UniqueFd> lock(uint64_t byte) const;
     Status remove_device(const std::string &device) const;
     Result<std::string> activate_locked(VolumeId volume);
+    Result<std::string> activate_made(VolumeId volume);
     Status discard_all(VolumeId volume);
+    Status make_locked(VolumeId volume);
+    Status create_snapshot(VolumeId volume, VolumeId from);
+    Status make_children_of(VolumeId volume);
+    /// What the mark says; nullopt: there is none.
+    Result<std::optional<VolumeId>> origin_in(const std::string &mark) const;
     [[nodiscard]] std::string size_mark(VolumeId volume) const;
-    [[nodiscard]] bool is_written_to(VolumeId volume) const;    ///< active, and mounted for writing
-    [[nodiscard]] std::string held_mark(VolumeId volume) const; ///< handed out; as old as that
+    [[nodiscard]] bool is_written_to(VolumeId volume) const;       ///< active, and mounted for writing
+    [[nodiscard]] std::string held_mark(VolumeId volume) const;    ///< handed out; as old as that
+    [[nodiscard]] std::string planned_mark(VolumeId volume) const; ///< not in the pool
+    [[nodiscard]] std::string making_mark(VolumeId volume) const;  ///< perhaps in the pool
     Status forget_mark(const std::string &mark) const;
     Status remove_when_unused(VolumeId volume) const;
 

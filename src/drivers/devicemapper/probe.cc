@@ -48,13 +48,13 @@ Status Devicemapper::probe_pool(std::vector<Fact> &facts) {
     TRY(pool->ready());
     facts.push_back({"thin pool", "yes", "made in files of a scratch directory"});
     const uint64_t first = TRY(pool->reserve(2));
-    TRY(pool->snapshot(VolumeId{first}, base_volume));
+    TRY(pool->plan(VolumeId{first}, base_volume));
     {
         const UniqueFd tree = TRY(mount_here(*pool, VolumeId{first}));
         TRY(make_written_files(tree.get()));
         TRY(sys::syncfs_fd(tree.get()));
     }
-    TRY(pool->snapshot(VolumeId{first + 1}, VolumeId{first}));
+    TRY(pool->plan(VolumeId{first + 1}, VolumeId{first}));
     auto tree = mount_here(*pool, VolumeId{first + 1});
     facts.push_back({"snapshots", tree ? "yes" : "no", tree ? "" : tree.error().text()});
     facts.push_back({"d_type", tree && TRY(has_d_type(tree->get())) ? "yes" : "no",

@@ -43,13 +43,78 @@ Result<uint64_t> Pool::size_of(VolumeId volume) const {
     return bytes;
 }
 
-Status Pool::snapshot(VolumeId volume, VolumeId from) {
-    TRY(ready());
+std::string Pool::planned_mark(VolumeId volume) const {
+    return fmt::format("planned-{}", volume.value);
+}
+std::string Pool::making_mark(VolumeId volume) const {
+    return fmt::format("making-{}", volume.value);
+}
+
+Result<std::optional<VolumeId>> Pool::origin_in(const std::string &mark) const {
+    const auto text = sys::read_link(directory_.get(), mark.c_str());
+    if (!text && text.error().sys_errno() == ENOENT) return std::nullopt;
+    const std::string number = TRY(Result<std::string>(text));
+    VolumeId from;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), from.value);
+    if (error != std::errc() || end != number.data() + number.size())
+        return fail(Errc::DataLoss, fmt::format("ROOT/pool/{} is damaged: {:?}", mark, number));
+    return from;
+}
+
+Status Pool::plan(VolumeId volume, VolumeId from) {
     const auto now = TRY(status());
     TRY(usable(now, config_, name()));
     TRY(has_room(now, config_, name()));
     if (const uint64_t bytes = TRY(size_of(from)); bytes != config_.base_bytes)
         TRY(sys::make_symlink(std::to_string(bytes), directory_.get(), size_mark(volume).c_str()));
+    return sys::make_symlink(std::to_string(from.value), directory_.get(), planned_mark(volume).c_str());
+}
+
+Status Pool::sync_plans() {
+    TRY(ready());
+    return sys::fsync_fd(directory_.get());
+}
+
+Result<bool> Pool::is_planned(VolumeId volume) {
+    TRY(ready());
+    return TRY(origin_in(planned_mark(volume))).has_value();
+}
+
+Status Pool::make(VolumeId volume) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(1 + volume.value));
+    return make_locked(volume);
+}
+
+Status Pool::make_locked(VolumeId volume) {
+    const auto planned = TRY(origin_in(planned_mark(volume)));
+    const auto begun = planned ? std::nullopt : TRY(origin_in(making_mark(volume)));
+    if (!planned && !begun) return {};
+    const auto now = TRY(status_now(Figures::of_last_commit));
+    TRY(usable(now, config_, name()));
+    TRY(has_room(now, config_, name()));
+    const auto rename = [&](const std::string &from, const std::string &to) {
+        return sys::rename_at(directory_.get(), from.c_str(), directory_.get(), to.c_str());
+    };
+    if (planned) {
+        TRY(rename(planned_mark(volume), making_mark(volume)));
+        TRY(sys::fsync_fd(directory_.get()));
+    }
+    const auto done = create_snapshot(volume, planned ? *planned : *begun);
+    const bool exists = !done && done.error().sys_errno() == EEXIST;
+    if (exists && planned) {
+        TRY(rename(making_mark(volume), planned_mark(volume))); // nothing of this store's is in the pool
+        return std::unexpected(
+            Error(Errc::DataLoss, EEXIST,
+                  fmt::format("thin pool {} has a volume {} already, though the store never gave that number out: the "
+                              "pool is not the one of these records",
+                              name(), volume.value)));
+    }
+    if (!exists) TRY(Status(done));
+    return forget_mark(making_mark(volume));
+}
+
+Status Pool::create_snapshot(VolumeId volume, VolumeId from) {
     // An origin that is in use must be quiet for that moment (thin-provisioning.rst, "Using an existing pool device").
     // Its file system is frozen only when somebody may have written to it: else others may be about to mount it.
     const UniqueFd held = TRY(lock(1 + from.value));
@@ -66,21 +131,11 @@ Status Pool::snapshot(VolumeId volume, VolumeId from) {
     Status done = sys::dm_message(name(), fmt::format("create_snap {} {}", volume.value, from.value));
     if (busy)
         if (const auto resumed = sys::dm_resume(device_name(from)); !unless_gone(resumed)) return resumed;
-    if (done) return {};
-    switch (done.error().sys_errno()) {
-    case EEXIST:
-        return std::unexpected(
-            Error(Errc::DataLoss, EEXIST,
-                  fmt::format("thin pool {} has a volume {} already, though the store never gave that number out: the "
-                              "pool is not the one of these records",
-                              name(), volume.value)));
-    case ENODATA:
+    if (!done && done.error().sys_errno() == ENODATA)
         return fail(Errc::DataLoss, fmt::format("thin pool {} has no volume {}, which a layer of this store is; run "
                                                 "'shale check' to see what else is missing",
                                                 name(), from.value));
-    default:
-        return done;
-    }
+    return done;
 }
 
 /// A file system that is mounted for writing refuses to be mounted read-only beside that.
@@ -101,6 +156,11 @@ Status Pool::forget_mark(const std::string &mark) const {
 }
 
 Result<std::string> Pool::activate_locked(VolumeId volume) {
+    TRY(make_locked(volume));
+    return activate_made(volume);
+}
+
+Result<std::string> Pool::activate_made(VolumeId volume) {
     const std::string device = device_name(volume);
     for (const int wait : waits_ms) {
         const auto info = TRY(sys::dm_find(device));
@@ -202,7 +262,7 @@ Status Pool::enlarge(VolumeId volume, uint64_t bytes) {
 
 /// Every block that only this volume has goes back to what is below the pool.
 Status Pool::discard_all(VolumeId volume) {
-    const std::string path = TRY(activate_locked(volume));
+    const std::string path = TRY(activate_made(volume)); // one that was not made has nothing to give back
     {
         const UniqueFd fd = TRY(sys::open_block_device(path, O_RDWR));
         TRY(sys::discard_blocks(fd.get(), TRY(size_of(volume))));
@@ -210,9 +270,29 @@ Status Pool::discard_all(VolumeId volume) {
     return remove_device(device_name(volume));
 }
 
+/// A plan needs its origin. Their locks come before the origin's, as in make_locked().
+Status Pool::make_children_of(VolumeId volume) {
+    for (const auto &entry : TRY(sys::list_dir(directory_.get()))) {
+        VolumeId child;
+        const std::string_view name = entry.name;
+        const size_t dash = name.find('-');
+        if (!name.starts_with("planned-") && !name.starts_with("making-")) continue;
+        const auto [end, error] = std::from_chars(name.data() + dash + 1, name.data() + name.size(), child.value);
+        if (error != std::errc() || end != name.data() + name.size()) continue;
+        if (TRY(origin_in(entry.name)) == volume) TRY(make(child));
+    }
+    return {};
+}
+
 Status Pool::destroy(VolumeId volume) {
     TRY(ready());
+    TRY(make_children_of(volume));
     const UniqueFd held = TRY(lock(1 + volume.value));
+    if (TRY(origin_in(planned_mark(volume)))) {
+        TRY(forget_mark(held_mark(volume)));
+        TRY(forget_mark(size_mark(volume)));
+        return forget_mark(planned_mark(volume));
+    }
     const auto now = TRY(status());
     TRY(usable(now, config_, name())); // a read-only pool takes no message
     TRY(remove_device(device_name(volume)));
@@ -231,6 +311,7 @@ Status Pool::destroy(VolumeId volume) {
     };
     TRY(gone());
     TRY(forget_mark(held_mark(volume)));
+    TRY(forget_mark(making_mark(volume)));
     return forget_mark(size_mark(volume));
 }
 
