@@ -4,11 +4,11 @@
 //   lifecycle DIR IMAGE.tar COUNT [DRIVER [KEY=VALUE...]]     DIR: scratch on the file system to measure; DRIVER:
 //   overlay2 (default), devicemapper or zfs (needs dataset=DATASET), with its options
 // The bare calls: for overlay2 mkdir x3, mount(2) with as many lower layers as the image has, umount(2), rmdir; for
-// devicemapper the ioctls (create_snap, activate, deactivate, delete) and the mount on a pool of its own; for zfs the
-// commands (clone, destroy) and the mount. Prints one JSON object: microseconds an operation, median and 99th
-// percentile. Removed layers of devicemapper and zfs are reaped at the end of a pass, all at once: "reap" is a
-// container's share. "unmounted" is the same without mounts: create, remove, reap. The sum of the means is what a
-// container took, all in all: what was slow now and then counts in it.
+// devicemapper the ioctls (create_snap, activate, deactivate, discard of what was mounted, delete) and the mount on a
+// pool of its own; for zfs the commands (clone, destroy) and the mount. Prints one JSON object: microseconds an
+// operation, median and 99th percentile. Removed layers of devicemapper and zfs are reaped at the end of a pass, all at
+// once: "reap" is a container's share. "unmounted" is the same without mounts: create, remove, reap. The sum of the
+// means is what a container took, all in all: what was slow now and then counts in it.
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -31,6 +31,7 @@
 
 #include "drivers/devicemapper/devicemapper.h"
 #include "store/store.h"
+#include "sys/block.h"
 #include "sys/dm.h"
 #include "sys/loop.h"
 #include "sys/run.h"
@@ -135,14 +136,25 @@ public:
         done(shale::sys::dm_message(name_, fmt::format("create_snap {} 0", number + 1)));
     }
     void mount(size_t number) override {
-        activate(number + 1);
+        activate(mounted_ = number + 1);
         ok(::mount(node(number + 1).c_str(), target_.c_str(), "ext4", 0, ""), "mount");
     }
     void unmount(size_t number) override {
         ok(umount2(target_.c_str(), 0), "umount");
         done(shale::sys::dm_remove(device(number + 1), shale::sys::DmRemove::now));
     }
-    void remove(size_t number) override { done(shale::sys::dm_message(name_, fmt::format("delete {}", number + 1))); }
+    /// What was mounted has blocks of its own, which go back below the pool.
+    void remove(size_t number) override {
+        if (number + 1 == mounted_) {
+            activate(mounted_);
+            {
+                const auto volume = value(shale::sys::open_block_device(node(mounted_), O_RDWR));
+                done(shale::sys::discard_blocks(volume.get(), volume_bytes));
+            }
+            done(shale::sys::dm_remove(device(mounted_), shale::sys::DmRemove::now));
+        }
+        done(shale::sys::dm_message(name_, fmt::format("delete {}", number + 1)));
+    }
 
 private:
     static constexpr uint64_t pool_bytes = uint64_t{4} << 30U, volume_bytes = uint64_t{1} << 30U, sector = 512;
@@ -163,6 +175,7 @@ private:
 
     std::string target_, name_;
     std::vector<shale::sys::LoopDevice> loops_;
+    size_t mounted_ = 0; ///< the last volume that was
 };
 
 class ZfsFloor final : public Floor {

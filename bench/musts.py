@@ -62,14 +62,17 @@ MUSTS = (
     Must("containers", "python from cold caches, wall: erofs / overlay2", "<=", 1.1,
          ("python3 -c 'import numpy'", "erofs"), ("python3 -c 'import numpy'", "overlay2")),
 
-    Must("migrate", "A, wall: --to and --finish / import by btrfs", "<=", 1.2, ("both",), ("import by btrfs",)),
+    Must("migrate", "A, wall: --to / import by btrfs", "<=", 1.2, ("migrate --to btrfs",), ("import by btrfs",)),
+    Must("migrate", "A, wall: --finish / rm -rf of the old side", "<=", 1, ("migrate --finish",), ("floor: rm -rf of the old side",)),
 
     Must("facts", "1,000,000 files, wall: shale facts / find", "<=", 1.5, ("shale facts", "wall_s"), ("find", "wall_s")),
     Must("facts", "1,000,000 files, peak memory", "<=", 300, ("shale facts", "peak_mb"), unit="MB"),
 
     Must("guest", "devicemapper, create and remove: shale / the bare ioctls", "<=", 1.3,
-         ("devicemapper", "shale"), ("devicemapper", "floor")),
-    Must("guest", "zfs, create and remove: shale / the zfs commands", "<=", 1.3, ("zfs", "shale"), ("zfs", "floor")),
+         ("devicemapper", "unmounted", "shale"), ("devicemapper", "unmounted", "floor")),
+    Must("guest", "devicemapper, the same with mounts", "<=", 1.3, ("devicemapper", "mounted", "shale"), ("devicemapper", "mounted", "floor")),
+    Must("guest", "zfs, create and remove: shale / the zfs commands", "<=", 1.3, ("zfs", "unmounted", "shale"), ("zfs", "unmounted", "floor")),
+    Must("guest", "zfs, the same with mounts", "<=", 1.3, ("zfs", "mounted", "shale"), ("zfs", "mounted", "floor")),
 
     rpc("Prepare+Mounts+Remove, 1 client, p50 us", "<=", 0.5),
     rpc("Prepare+Mounts+Remove, 1 client, p99 us", "<=", 0.5),

@@ -241,19 +241,22 @@ class Bench:
 
     # -------------------------------------------------------------------------------------------------------- migrate
     def migrate(self):
-        """Image A from overlay2 to btrfs on one btrfs, beside importing it by the btrfs driver on a new one."""
-        image, rows = self.images / "A-gz.tar", {"import by btrfs": [], "migrate --to btrfs": [], "migrate --finish": []}
+        """Image A from overlay2 to btrfs on one btrfs, beside importing it by the btrfs driver on a new one; and the removal of the
+        old side, when somebody says that it is not needed any more, beside `rm -rf` of the same."""
+        image = self.images / "A-gz.tar"
+        rows = {"import by btrfs": [], "migrate --to btrfs": [], "migrate --finish": [], "floor: rm -rf of the old side": []}
         warm(image)
         for _ in range(self.options.runs):
             rows["import by btrfs"].append(self.import_driver(image, "btrfs", "btrfs"))
             self.import_driver(image, "overlay2", "btrfs")
             rows["migrate --to btrfs"].append(self.shale("migrate", "--to", "btrfs")[0])
+            os.sync()
             rows["migrate --finish"].append(self.shale("migrate", "--finish")[0])
+            self.import_driver(image, "overlay2", "btrfs")
+            rows["floor: rm -rf of the old side"].append(run(["rm", "-rf", str(self.work / "store" / "overlay2")])[0])
             remove(self.work / "store")
         self.result["migrate"] = rows
         walls = {name: statistics.median(s["wall_s"] for s in all_) for name, all_ in rows.items()}
-        walls["both"] = statistics.median(copy["wall_s"] + finish["wall_s"] for copy, finish in
-                                          zip(rows["migrate --to btrfs"], rows["migrate --finish"]))
         print(f"\nmigrate of A\n  {'':26} {'wall s':>8} {'x import':>8}")
         for name, wall in walls.items():
             print(f"  {name:26} {wall:8.2f} {wall / walls['import by btrfs']:8.2f}")
