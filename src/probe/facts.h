@@ -145,8 +145,8 @@ struct InotifyWatch {
     int pid = 0;
     std::string command, device;
     uint64_t inode = 0, watches = 1;
-    std::string path;                     ///< where it could be found out
-    std::optional<uint64_t> path_inode{}; ///< what `path` shows to the process now, 0: nothing; not known: no value
+    std::string path;                     ///< by the host's mounts, the last it had; "": could not be found out
+    std::optional<uint64_t> path_inode{}; ///< what `path` shows on the host now, 0: nothing; not known: no value
 };
 struct Process {
     int pid = 0;

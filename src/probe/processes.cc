@@ -20,6 +20,7 @@
 #include <fmt/format.h>
 
 #include "base/units.h"
+#include "probe/processes_watches.h"
 #include "probe/text.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
@@ -30,8 +31,7 @@ namespace {
 constexpr size_t small_limit = size_t{64} << 10U;
 constexpr size_t mounts_limit = size_t{256} << 20U;
 constexpr size_t max_arguments = 1024;
-constexpr uint64_t block_bytes = 512;                   // of st_blocks, whatever the file system's own are
-constexpr std::string_view deleted_mark = " (deleted)"; // fs/d_path.c of the kernel
+constexpr uint64_t block_bytes = 512; // of st_blocks, whatever the file system's own are
 constexpr std::string_view inotify_link = "anon_inode:inotify";
 
 bool is_gone(const Error &error) {
@@ -108,15 +108,6 @@ bool is_disk_magic(uint64_t magic) {
         uint64_t{CEPH_SUPER_MAGIC}, uint64_t{SMB2_SUPER_MAGIC}, uint64_t{CIFS_SUPER_MAGIC}, uint64_t{AFS_SUPER_MAGIC},
     };
     return std::ranges::find(elsewhere, magic & 0xffff'ffffU) == elsewhere.end();
-}
-
-/// "mnt_id:\t29" of /proc/PID/fdinfo/N (Linux 3.15).
-std::optional<uint64_t> mount_id_in(std::string_view text) {
-    while (!text.empty()) {
-        std::string_view line = next_part(text, '\n');
-        if (next_part(line, ':') == "mnt_id") return to_number(trimmed(line));
-    }
-    return std::nullopt;
 }
 
 /// Effective user of "Uid:\t0\t0\t0\t0": the one whom the kernel charges for inotify.
@@ -202,6 +193,7 @@ public:
           types_(proc_.get(), notes_) {
         const auto status = sys::statfs_fd(proc_.get());
         kernels_ = status && static_cast<uint64_t>(status->f_type) == PROC_SUPER_MAGIC;
+        if (kernels_ && host.live()) paths_.emplace(host); // handles of another kernel mean nothing here
     }
 
     ProcessFacts read(const std::vector<int> &pids, const ProcessLimits &limits) {
@@ -220,10 +212,22 @@ public:
         if (no_watches_left_)
             problems_.push_back({"inotify watches",
                                  fmt::format("more than {}; the others are left out", format_count(limits.watches))});
+        note_paths(limits);
         return std::move(out_);
     }
 
 private:
+    void note_paths(const ProcessLimits &limits) {
+        const std::string about = "paths of inotify watches";
+        if (paths_ && paths_->is_denied())
+            problems_.push_back({about, "permission denied (this takes root with CAP_DAC_READ_SEARCH)"});
+        else if (paths_left_out_ != 0)
+            problems_.push_back(
+                {about, fmt::format("{} were not looked for: at most {} of a process are, {} of all",
+                                    format_count(paths_left_out_), format_count(limits.paths_of_process),
+                                    format_count(limits.paths))});
+    }
+
     void note(const Process &process, std::string_view what, const Error &error) {
         if (is_gone(error)) return;
         if (is_denied(error)) return void(is_denied_ = true);
@@ -292,10 +296,15 @@ private:
         left_.descriptors -= names->size();
         seen_.clear();
         watches_.clear();
+        handles_ = 0;
         for (const auto &name : *names)
             read_descriptor({dir, files->get(), infos->get(), name}, process);
-        for (const auto &[what, count] : watches_)
-            out_.inotify_watches.push_back({process.pid, process.command, what.device, what.inode, count, {}});
+        for (const auto &[what, watched] : watches_) {
+            auto found = watched.handle ? paths_->find(what, *watched.handle) : WatchPaths::Found();
+            out_.inotify_watches.push_back({process.pid, process.command, what.device, what.inode, watched.count,
+                                            std::move(found.path), found.inode});
+        }
+        if (paths_) paths_->close();
     }
 
     struct Descriptor {
@@ -322,10 +331,26 @@ private:
             if (!watch) return true;
             if (left_.watches == 0) return !(no_watches_left_ = true);
             --left_.watches;
-            ++watches_[std::move(*watch)];
+            const auto [entry, is_new] = watches_.try_emplace(std::move(*watch));
+            ++entry->second.count;
+            if (is_new) entry->second.handle = handle_to_open(entry->first, line);
             return true;
         });
         if (!done) note(process, "inotify watches", done.error());
+    }
+
+    /// nullopt: its path is not looked for.
+    std::optional<FileHandle> handle_to_open(const WatchedInode &what, std::string_view line) {
+        if (!paths_ || !paths_->may_find(what.device)) return std::nullopt;
+        auto handle = parse_file_handle(line);
+        if (!handle) return std::nullopt;
+        if (left_.paths == 0 || handles_ == left_.paths_of_process) {
+            ++paths_left_out_;
+            return std::nullopt;
+        }
+        --left_.paths;
+        ++handles_;
+        return handle;
     }
 
     void read_deleted(const Descriptor &which, const Process &process, std::string_view link) {
@@ -366,6 +391,11 @@ private:
         return out;
     }
 
+    struct Watched {
+        uint64_t count = 0;
+        std::optional<FileHandle> handle;
+    };
+
     const Host &host_;
     UniqueFd proc_;
     std::vector<Problem> &problems_;
@@ -374,9 +404,12 @@ private:
     MountTypes types_;
     bool kernels_ = false; ///< it is a proc file system
     ProcessFacts out_;
-    std::set<std::pair<dev_t, ino_t>> seen_;   ///< of one process
-    std::map<WatchedInode, uint64_t> watches_; ///< of one process
-    bool is_denied_ = false;                   ///< of one process
+    std::optional<WatchPaths> paths_;
+    std::set<std::pair<dev_t, ino_t>> seen_;  ///< of one process
+    std::map<WatchedInode, Watched> watches_; ///< of one process
+    uint64_t handles_ = 0;                    ///< of one process
+    bool is_denied_ = false;                  ///< of one process
+    uint64_t paths_left_out_ = 0;
     uint64_t denied_ = 0;
     bool no_descriptors_left_ = false, no_watches_left_ = false;
 };
@@ -436,6 +469,34 @@ std::optional<WatchedInode> parse_inotify_line(std::string_view line) {
     if (!inode || !device || *device > UINT32_MAX) return std::nullopt;
     // s_dev as the kernel keeps it: 12 bits and 20 (include/linux/kdev_t.h).
     return WatchedInode{device_text(*device >> 20U, *device & 0xf'ffffU), *inode};
+}
+
+std::optional<FileHandle> parse_file_handle(std::string_view line) {
+    constexpr std::string_view key = " f_handle:";
+    const auto size = hexadecimal(line, " fhandle-bytes:");
+    const auto type = hexadecimal(line, " fhandle-type:");
+    const size_t at = line.find(key);
+    if (!size || *size > MAX_HANDLE_SZ || !type || *type > INT32_MAX || at == std::string_view::npos)
+        return std::nullopt;
+    std::string_view digits = trimmed(line.substr(at + key.size()));
+    if (*size == 0 || digits.size() != *size * 2) return std::nullopt;
+    FileHandle out;
+    out.type = static_cast<int>(*type);
+    for (; !digits.empty(); digits.remove_prefix(2)) {
+        uint8_t byte = 0;
+        const auto [end, bad] = std::from_chars(digits.data(), digits.data() + 2, byte, 16);
+        if (bad != std::errc() || end != digits.data() + 2) return std::nullopt;
+        out.bytes.push_back(static_cast<char>(byte));
+    }
+    return out;
+}
+
+std::optional<uint64_t> mount_id_in(std::string_view text) {
+    while (!text.empty()) {
+        std::string_view line = next_part(text, '\n');
+        if (next_part(line, ':') == "mnt_id") return to_number(trimmed(line));
+    }
+    return std::nullopt;
 }
 
 bool is_disk_file_system(std::string_view type) noexcept {

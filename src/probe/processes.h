@@ -17,17 +17,20 @@ namespace shale::probe {
 struct ProcessFacts {
     std::vector<Process> processes;            ///< by pid
     std::vector<DeletedFile> deleted_files;    ///< of file systems that store; each inode once a process
-    std::vector<InotifyWatch> inotify_watches; ///< one entry a process and inode; `path` stays empty
+    std::vector<InotifyWatch> inotify_watches; ///< one entry a process and inode
 };
 
 /// Of all processes together. What goes beyond is left out and named.
 struct ProcessLimits {
     uint64_t descriptors = 1'000'000, watches = 1'000'000;
+    uint64_t paths = 20'000;           ///< of watches; what is looked for and not found counts
+    uint64_t paths_of_process = 1'000; ///< who watches whole trees leaves some to those who watch one file
 };
 
 /// Other users' processes take CAP_SYS_PTRACE: how many could not be looked into is one problem. The contents of no
 /// file are read, and file systems that may hang (network, FUSE) are not asked for anything, unless a deleted file of
-/// one is open whose mount no process shows any more.
+/// one is open whose mount no process shows any more. Paths of watches are looked for on the running host only
+/// (probe/processes_watches.h); without CAP_DAC_READ_SEARCH none is found, which is one problem.
 ProcessFacts read_processes(const Host &host, std::vector<Problem> &problems, const ProcessLimits &limits = {});
 
 /// The arguments of such a program are kept: dockerd, containerd and its shims, kubelet, ... `command` is comm, of
@@ -44,6 +47,17 @@ struct WatchedInode {
 };
 /// A line of /proc/PID/fdinfo/N (kernel, fs/notify/fdinfo.c); nullopt: not one of a watch.
 std::optional<WatchedInode> parse_inotify_line(std::string_view line);
+
+/// For open_by_handle_at(2).
+struct FileHandle {
+    int type = 0;
+    std::string bytes; ///< at most MAX_HANDLE_SZ (128)
+};
+/// Of the same line (Linux 3.8); nullopt: it has none.
+std::optional<FileHandle> parse_file_handle(std::string_view line);
+
+/// "mnt_id:\t29" of /proc/PID/fdinfo/N (Linux 3.15): the mount that the descriptor was opened on.
+std::optional<uint64_t> mount_id_in(std::string_view text);
 
 /// Files there take space of this host's disks: not memory, not another host. By the type in mountinfo.
 bool is_disk_file_system(std::string_view type) noexcept;

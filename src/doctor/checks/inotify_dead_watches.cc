@@ -21,10 +21,19 @@ using Inode = std::pair<std::string_view, uint64_t>; ///< device, inode
 /// What a process watches in vain, by process.
 using Dead = std::map<int, std::vector<std::string>>;
 
+/// Its path was found out, and what is there now.
+bool is_known(const probe::InotifyWatch &watch) {
+    return !watch.path.empty() && watch.path_inode;
+}
+
+bool is_replaced(const probe::InotifyWatch &watch) {
+    return is_known(watch) && *watch.path_inode != watch.inode;
+}
+
 /// The path shows another file than the one that is watched: it was replaced (an editor's save, a ConfigMap's swap).
 void find_replaced(const probe::Facts &facts, Dead &out) {
     for (const auto &watch : facts.inotify_watches) {
-        if (watch.path.empty() || !watch.path_inode || *watch.path_inode == watch.inode) continue;
+        if (!is_replaced(watch)) continue;
         out[watch.pid].push_back(
             *watch.path_inode == 0
                 ? fmt::format("{}: watched as inode {}, nothing is there any more", shown(watch.path), watch.inode)
@@ -33,19 +42,21 @@ void find_replaced(const probe::Facts &facts, Dead &out) {
     }
 }
 
-/// Somebody keeps a file without a name open, and a watch on it alive.
+/// Somebody keeps a file without a name open, and a watch on it alive. Those that are replaced are told by then.
 void find_deleted(const probe::Facts &facts, Dead &out) {
     std::map<Inode, const probe::DeletedFile *> deleted;
     for (const auto &file : facts.deleted_files)
         deleted.emplace(Inode(file.device, file.inode), &file);
     for (const auto &watch : facts.inotify_watches)
-        if (const auto found = deleted.find(Inode(watch.device, watch.inode)); found != deleted.end())
+        if (const auto found = deleted.find(Inode(watch.device, watch.inode));
+            found != deleted.end() && !is_replaced(watch))
             out[watch.pid].push_back(fmt::format("inode {} was {}, which has been deleted; {} keeps it open",
                                                  watch.inode, shown(found->second->path),
                                                  process_name(found->second->pid, found->second->command)));
 }
 
-/// A file that is bound into a container shows the old one for ever when it is replaced on the host.
+/// A file that is bound into a container shows the old one for ever when it is replaced on the host. Which file a watch
+/// is on need not be guessed where its path is known.
 void find_stale_binds(const probe::Facts &facts, Dead &out) {
     using Place = std::pair<uint64_t, std::string_view>; // mount name space, device
     std::map<Place, std::vector<const probe::Mount *>> stale;
@@ -60,6 +71,7 @@ void find_stale_binds(const probe::Facts &facts, Dead &out) {
         name_space[process.pid] = process.mount_namespace;
     std::set<std::pair<int, std::string_view>> said;
     for (const auto &watch : facts.inotify_watches) {
+        if (is_known(watch)) continue;
         const auto its = name_space.find(watch.pid);
         const auto mounts = its == name_space.end() ? stale.end() : stale.find({its->second, watch.device});
         if (mounts == stale.end() || !said.emplace(watch.pid, watch.device).second) continue;
@@ -187,7 +199,8 @@ const Check inotify_dead_watches{
         "Warning: the path shows another inode than the watched one; a watched file has no name any more; a bind mount "
         "whose source was replaced (\"//deleted\" in the mount table) in the mount name space and on the device of a "
         "watch. "
-        "A watch on another file of that device is then told, too. Of fs.inotify.max_user_watches and "
+        "A watch on another file of that device is then told, too, unless the facts have its path. Of "
+        "fs.inotify.max_user_watches and "
         "max_user_instances "
         "(inotify(7)) a user has 80 % in use: warning; 95 %: critical.",
     .remedy = "Bind the directory instead of the file, watch the directory, or restart what waits. Raise the limit: a "
