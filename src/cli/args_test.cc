@@ -83,6 +83,17 @@ TEST(CommandLineTest, WrongLinesAreUsageErrors) {
     }
 }
 
+TEST(CommandLineTest, StandardInputCannotBeWatched) {
+    const auto line = parse_command_line({"doctor", "--facts", "-", "--watch", "5"});
+    ASSERT_FALSE(line);
+    EXPECT_THAT(line.error().text(), ::testing::HasSubstr("standard input (--facts -) can be read once only"));
+    EXPECT_EQ(errc_info(line.error().code()).exit_code, 2);
+    for (const Words &words :
+         {Words{"doctor", "--facts", "-"}, Words{"doctor", "--watch", "5"},
+          Words{"doctor", "--facts", "host.json", "--watch", "5"}, Words{"doctor", "--facts", "-", "--watch", "0"}})
+        EXPECT_TRUE(parse_command_line(words)) << words.size();
+}
+
 TEST(CommandLineTest, UnknownVerbIsNamedWithTheNearest) {
     const std::vector<std::pair<Words, std::string>> cases{
         {{"nosuchverb"}, "no verb is called \"nosuchverb\"; see `shale --help`"},

@@ -393,6 +393,11 @@ private:
         if (const auto *evict = std::get_if<CacheEvictArgs>(&line_.verb);
             evict != nullptr && evict->layer.empty() && evict->image.empty() && evict->cgroup.empty())
             return fail(Errc::InvalidArgument, "cache evict needs --layer ID, --image NAME or --cgroup PATH");
+        if (const auto *doctor = std::get_if<DoctorArgs>(&line_.verb);
+            doctor != nullptr && doctor->watch_s != 0 && doctor->facts == "-")
+            return fail(Errc::InvalidArgument,
+                        "doctor --watch reads the facts again each time, and standard input (--facts "
+                        "-) can be read once only; name a file, or leave one of the two out");
         if (const auto *run = std::get_if<RunArgs>(&line_.verb)) {
             if (run->image.empty() == run->container.empty())
                 return fail(Errc::InvalidArgument, "run needs an IMAGE, or --container NAME (not both)");

@@ -12,9 +12,11 @@
 
 #include "doctor/hosts/containerd.h"
 #include "doctor/hosts/docker.h"
+#include "doctor/hosts/hard_links.h"
 #include "doctor/hosts/podman.h"
 #include "doctor/hosts/shale.h"
 #include "doctor/hosts/tar_split.h"
+#include "doctor/hosts/thin_transactions.h"
 #include "probe/devices.h"
 #include "probe/file_systems.h"
 #include "probe/kernel.h"
@@ -84,6 +86,11 @@ void read_stores(const Host &host, const GatherOptions &options, Facts &facts) {
         for (const auto &place : options.only)
             if (place.engine == engine.name) engine.read(host, facts.processes, place.root, facts);
     }
+    const auto read_pools = [&] {
+        std::vector<probe::Problem> known; // from the first reading
+        return probe::read_thin_pools(host, facts.devices, facts.processes, known);
+    };
+    read_thin_transactions(host, read_pools, facts);
 }
 
 /// Where the file system counts projects. The number is on the layer's directory (moby, quota/projectquota.go;
@@ -171,6 +178,8 @@ Facts gather(const Host &host, const GatherOptions &options) {
         count(host, options, facts);
         if (options.on_progress) options.on_progress("archives of layers", 0);
         compare_layers_with_archives(host, facts);
+        if (options.on_progress) options.on_progress("hard links of layers", 0);
+        look_for_broken_links(host, facts);
     }
     return facts;
 }

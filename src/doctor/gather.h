@@ -21,8 +21,8 @@ struct GatherOptions {
         std::string root;
     };
     std::vector<Place> only;
-    /// Count what the layers and volumes take, and compare files with the sizes that their archives had: every inode of
-    /// them is looked at.
+    /// Count what the layers and volumes take, compare files with the sizes that their archives had, and look for
+    /// broken hard links: every inode of them is looked at.
     bool usage = true;
     unsigned threads = 1;
     /// What is being read, and how many inodes were counted so far. May be empty.

@@ -40,25 +40,32 @@ private:
     bool color_;
 };
 
-/// Broken between words, each line after `indent` spaces.
-std::string wrapped(std::string_view text, size_t indent) {
+/// Broken between words, for a line of which `column` bytes are written; the other lines begin after `indent` spaces.
+std::string wrapped(std::string_view text, size_t column, size_t indent) {
     std::string out;
-    size_t column = 0;
+    bool is_first = true; // of its line
     while (!text.empty()) {
         const size_t end = std::min(text.find(' '), text.size());
         const std::string_view word = text.substr(0, end);
         text.remove_prefix(std::min(end + 1, text.size()));
-        if (column == 0 || column + 1 + word.size() > width) {
-            out += (out.empty() ? "" : "\n") + std::string(indent, ' ');
+        if (!is_first && column + 1 + word.size() > width) {
+            out += "\n" + std::string(indent, ' ');
             column = indent;
-        } else {
+        } else if (!is_first) {
             out += ' ';
             ++column;
         }
+        is_first = false;
         out += word;
         column += word.size();
     }
     return out + "\n";
+}
+
+/// "  LABEL: TEXT"
+std::string labelled(const Paint &paint, std::string_view label, std::string_view text) {
+    const std::string begin = fmt::format("  {}: ", label);
+    return paint.faint(begin) + wrapped(text, begin.size(), 4);
 }
 
 std::string date_of(uint64_t seconds) {
@@ -84,15 +91,15 @@ std::string one_finding(const Diagnosis::Item &item, const Paint &paint) {
     const Finding &finding = item.finding;
     std::string out = fmt::format("{} {}  {}\n", paint.severity(finding.severity), paint.strong(item.check->id),
                                   printable(finding.subject));
-    out += wrapped(printable(finding.summary), 2);
+    out += "  " + wrapped(printable(finding.summary), 2, 4);
     for (const std::string &line : finding.evidence)
         out += fmt::format("    - {}\n", printable(line));
-    out += paint.faint("  why: ") + wrapped(item.check->why, 4).substr(4);
-    out += paint.faint("  remedy: ") + wrapped(item.check->remedy, 4).substr(4);
+    out += labelled(paint, "why", item.check->why);
+    out += labelled(paint, "remedy", item.check->remedy);
     for (const std::string &line : finding.commands)
         out += fmt::format("    {} {}\n", line.starts_with('#') ? " " : "$", printable(line));
-    if (!item.check->risk.empty()) out += paint.faint("  risk: ") + wrapped(item.check->risk, 4).substr(4);
-    if (!item.check->undo.empty()) out += paint.faint("  undo: ") + wrapped(item.check->undo, 4).substr(4);
+    if (!item.check->risk.empty()) out += labelled(paint, "risk", item.check->risk);
+    if (!item.check->undo.empty()) out += labelled(paint, "undo", item.check->undo);
     return out;
 }
 
@@ -128,7 +135,7 @@ std::string report_text(const probe::Facts &facts, const Diagnosis &diagnosis, b
         out += one_finding(item, paint) + "\n";
     if (!diagnosis.unable.empty()) out += paint.strong("Not judged") + "\n";
     for (const auto &unable : diagnosis.unable)
-        out += fmt::format("  {}: {}\n", unable.check->id, printable(unable.why));
+        out += "  " + wrapped(fmt::format("{}: {}", unable.check->id, printable(unable.why)), 2, 4);
     if (!diagnosis.unread.empty()) out += paint.strong("Not read") + "\n";
     for (size_t i = 0; i < std::min(diagnosis.unread.size(), max_evidence); ++i)
         out += fmt::format("  {}\n", printable(diagnosis.unread[i]));

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -50,6 +51,25 @@ TEST(Report, TheWorstComesFirstAndNothingOfTheHostReachesTheTerminal) {
     EXPECT_THAT(text, AllOf(HasSubstr("<b>\\x1b[31m"), HasSubstr("    $ rm -rf x\n"), HasSubstr("      # or\n"),
                             HasSubstr("made-up: a store"), HasSubstr("/x: no permission"), Not(HasSubstr("\x1b"))));
     EXPECT_THAT(report_text(some_facts(), diagnosis, true), HasSubstr("\x1b[1;31mCRITICAL"));
+}
+
+TEST(Report, LinesHangBelowTheirFirst) {
+    Diagnosis diagnosis;
+    std::string words = "word";
+    for (int i = 0; i < 60; ++i)
+        words += " word";
+    diagnosis.findings = {{&made_up, {Severity::critical, "subject", words, {}, {}}}};
+    diagnosis.unable = {{&made_up, words}};
+    const std::string text = report_text(some_facts(), diagnosis, false);
+    EXPECT_THAT(text, AllOf(HasSubstr("\n  word word"), HasSubstr("\n    word word"),
+                            HasSubstr("\n  made-up: word word"), HasSubstr("\n  why: It matters.\n")));
+    size_t longest = 0;
+    for (size_t begin = 0, end = 0; begin < text.size(); begin = end + 1) {
+        end = std::min(text.find('\n', begin), text.size());
+        longest = std::max(longest, end - begin);
+    }
+    EXPECT_LE(longest, 110U);
+    EXPECT_GT(longest, 100U);
 }
 
 TEST(Report, ALineFeedOfTheHostMakesNoLine) {
@@ -199,6 +219,22 @@ TEST(Space, TheSumIsWhatStatfsSays) {
     EXPECT_EQ(part(others->parts, "/usr")->bytes, 200'000U);
     EXPECT_EQ(space.rest_bytes, 600'000 - 251'000 - 30'000 - 249'000);
     EXPECT_EQ(space.rest_inodes, 100 - 20 - 1 - 50);
+}
+
+TEST(Space, NoTreeHasTheSubvolumesInIt) {
+    auto facts = facts_with_store();
+    facts.file_systems[0].type = "btrfs";
+    facts.stores[0].driver = "btrfs"; // its layers are such
+    auto spaces = account(facts, {{"/var", 100'000, 40}});
+    ASSERT_EQ(spaces.size(), 1U);
+    EXPECT_EQ(part(spaces[0].parts, "docker")->bytes, 251'000U);
+    const auto *others = part(spaces[0].parts, "other files");
+    ASSERT_NE(others, nullptr);
+    EXPECT_EQ(part(others->parts, "/var")->bytes, 49'000U) << "without the log and the network's files";
+    EXPECT_EQ(part(others->parts, "/var")->inodes, 40U);
+
+    spaces = account(facts, {{"/var", 100'000, 40, {"/var/lib/docker"}}}); // all of it is in one
+    EXPECT_EQ(part(part(spaces.at(0).parts, "other files")->parts, "/var")->bytes, 100'000U);
 }
 
 TEST(Space, SharedExtentsMakeTheRestNegative) {

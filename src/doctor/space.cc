@@ -89,6 +89,13 @@ void take_off(Amount &from, uint64_t bytes, uint64_t inodes) {
     from.inodes -= std::min(from.inodes, inodes);
 }
 
+/// What of a store lies in subvolumes, which no walk from above enters: each layer of the driver btrfs is one.
+Amount in_subvolumes(const Facts &facts, const probe::Store &store, const FileSystem &fs) {
+    if (store.driver != "btrfs") return {};
+    const SpaceNode layers = layers_of(facts, store, fs);
+    return {layers.bytes, layers.inodes};
+}
+
 struct Volume {
     Amount whole; ///< as it was counted
     Amount rest;  ///< without the stores and volumes that lie in it
@@ -124,8 +131,10 @@ Volumes volumes_on(const Facts &facts, const FileSystem &fs, const std::vector<S
         if (Volume *outer = volume_around(out, above(path)))
             take_off(outer->rest, volume.whole.bytes, volume.whole.inodes);
     for (size_t i = 0; i < stores.size(); ++i)
-        if (Volume *outer = volume_around(out, facts.stores[i].root))
-            take_off(outer->rest, stores[i].bytes, stores[i].inodes);
+        if (Volume *outer = volume_around(out, facts.stores[i].root)) {
+            const Amount apart = in_subvolumes(facts, facts.stores[i], fs);
+            take_off(outer->rest, stores[i].bytes - apart.bytes, stores[i].inodes - apart.inodes);
+        }
     return out;
 }
 
@@ -154,6 +163,10 @@ SpaceNode deleted_on(const Facts &facts, const FileSystem &fs) {
     return out;
 }
 
+bool is_among(const std::vector<std::string> &all, const std::string &one) {
+    return std::ranges::find(all, one) != all.end();
+}
+
 /// `others` of this file system without what its stores have in them.
 SpaceNode other_files(const FileSystem &fs, const Facts &facts, const std::vector<OtherTree> &others,
                       const std::map<std::string, SpaceNode> &stores_by_root) {
@@ -162,11 +175,23 @@ SpaceNode other_files(const FileSystem &fs, const Facts &facts, const std::vecto
         if (checks::file_system_of(facts, tree.path) != &fs) continue;
         SpaceNode node{.name = tree.path, .bytes = tree.bytes, .inodes = tree.inodes};
         for (const auto &[root, store] : stores_by_root) {
-            if (!checks::lies_in(root, tree.path)) continue;
+            if (!checks::lies_in(root, tree.path) || is_among(tree.without, root)) continue;
             node.bytes -= std::min(node.bytes, store.bytes);
             node.inodes -= std::min(node.inodes, store.inodes);
         }
         add(out, std::move(node));
+    }
+    return out;
+}
+
+/// Roots of stores below `path` with another device number than it has.
+std::vector<std::string> stores_apart(const probe::Host &host, const Facts &facts, const std::string &path) {
+    std::vector<std::string> out;
+    const auto top = host.stat(path);
+    for (const auto &store : facts.stores) {
+        if (!checks::lies_in(store.root, path)) continue;
+        const auto root = host.stat(store.root);
+        if (top && *top && root && *root && (*root)->st_dev != (*top)->st_dev) out.push_back(store.root);
     }
     return out;
 }
@@ -203,7 +228,7 @@ std::vector<OtherTree> count_others(const probe::Host &host, const Facts &facts,
     options.threads = threads;
     options.on_progress = on_progress;
     for (const auto &tree : probe::count_trees(host, paths, options))
-        out.push_back({tree.path, tree.usage.bytes, tree.usage.inodes});
+        out.push_back({tree.path, tree.usage.bytes, tree.usage.inodes, stores_apart(host, facts, tree.path)});
     return out;
 }
 
@@ -224,8 +249,9 @@ std::vector<Space> account(const Facts &facts, const std::vector<OtherTree> &oth
         for (size_t i = 0; i < stores.size(); ++i) {
             add_volumes(stores[i], facts.stores[i], volumes);
             SpaceNode &root = by_root[facts.stores[i].root];
-            root.bytes += stores[i].bytes;
-            root.inodes += stores[i].inodes;
+            const Amount apart = in_subvolumes(facts, facts.stores[i], fs);
+            root.bytes += stores[i].bytes - apart.bytes;
+            root.inodes += stores[i].inodes - apart.inodes;
             add(all, std::move(stores[i]));
         }
         if (all.parts.empty()) continue;

@@ -25,17 +25,20 @@ struct Space {
     uint64_t used_bytes = 0, used_inodes = 0;       ///< statfs: total less free
     std::vector<SpaceNode> parts;                   ///< stores, deleted files, other files
     /// What no part explains: the file system's own (journal, inode tables, B-trees), files that nobody was asked
-    /// about. Negative: parts share extents or were written meanwhile, and are counted more than once.
+    /// about, subvolumes that are no layers. Negative: parts share extents or were written meanwhile, and are counted
+    /// more than once.
     int64_t rest_bytes = 0, rest_inodes = 0;
 };
 
 /// A tree beside the stores, for account().
 struct OtherTree {
     std::string path;
-    uint64_t bytes = 0, inodes = 0; ///< with the stores that lie in it
+    uint64_t bytes = 0, inodes = 0;        ///< with the stores that lie in it, but for
+    std::vector<std::string> without = {}; ///< the roots of those that lie in a btrfs subvolume of their own
 };
 
-/// The top level of each file system with stores, counted whole: every inode there is looked at.
+/// The top level of each file system with stores, counted whole: every inode there is looked at. Subvolumes of btrfs
+/// are not entered (probe/usage.h): snapshots would count once more for each.
 std::vector<OtherTree> count_others(const probe::Host &host, const probe::Facts &facts, unsigned threads,
                                     const std::function<void(uint64_t inodes)> &on_progress = {});
 

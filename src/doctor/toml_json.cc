@@ -136,6 +136,11 @@ nlohmann::json convert(const toml::node &node) {
     return text.str();
 }
 
+std::string text_of(const nlohmann::json &value) {
+    if (value.is_string()) return value.get<std::string>();
+    return value.is_number() || value.is_boolean() ? value.dump() : std::string();
+}
+
 } // namespace
 
 Result<nlohmann::json> parse_toml(std::string_view text) try {
@@ -148,6 +153,32 @@ Result<nlohmann::json> parse_toml(std::string_view text) try {
     return convert_table(parsed.table());
 } catch (const MalformedToml &) {
     return fail(Errc::InvalidArgument, "a key or a table's name begins with a character that none may begin with");
+}
+
+const nlohmann::json *toml_at(const nlohmann::json &from, TomlPath path) {
+    const nlohmann::json *out = &from;
+    for (const std::string_view name : path) {
+        if (!out->is_object()) return nullptr;
+        const auto found = out->find(name);
+        if (found == out->end()) return nullptr;
+        out = &*found;
+    }
+    return out;
+}
+
+std::string toml_text(const nlohmann::json &from, TomlPath path) {
+    const nlohmann::json *value = toml_at(from, path);
+    return value == nullptr ? std::string() : text_of(*value);
+}
+
+std::vector<std::string> toml_texts(const nlohmann::json &from, TomlPath path) {
+    const nlohmann::json *value = toml_at(from, path);
+    if (value == nullptr || value->is_object()) return {};
+    if (!value->is_array()) return {text_of(*value)};
+    std::vector<std::string> out;
+    for (const nlohmann::json &one : *value)
+        if (!one.is_structured()) out.push_back(text_of(one));
+    return out;
 }
 
 } // namespace shale::doctor

@@ -3,11 +3,15 @@
 
 #include <string>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 namespace shale::doctor {
 namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
 
 std::string repeated(std::string_view text, size_t times) {
     std::string out;
@@ -63,6 +67,68 @@ TEST(TomlJson, SizeIsBounded) {
     const auto document = parse_toml(std::string(max_toml_bytes + 1, ' '));
     ASSERT_FALSE(document);
     EXPECT_EQ(document.error().code(), Errc::ResourceExhausted);
+}
+
+TEST(TomlJson, TextsByTheirPath) {
+    const auto document = parse_toml(R"(# a comment
+root = "/srv/a#b"   # another
+[storage] # one more
+driver='over\lay'
+  size = 10_000
+on = true
+mode = 0o700
+"quoted key" = "tab\tend\"\\"
+list = ["a", 'b', # inside
+  "3", ["c"],
+]
+empty = []
+[ storage . options ]
+mount = """two
+lines"""
+[[snapshotter]]
+root = "/one"
+[[snapshotter]]
+root = "/two"
+)");
+    ASSERT_TRUE(document) << document.error().text();
+    EXPECT_EQ(toml_text(*document, {"root"}), "/srv/a#b");
+    EXPECT_EQ(toml_text(*document, {"storage", "driver"}), "over\\lay");
+    EXPECT_EQ(toml_text(*document, {"storage", "size"}), "10000");
+    EXPECT_EQ(toml_text(*document, {"storage", "on"}), "true");
+    EXPECT_EQ(toml_text(*document, {"storage", "mode"}), "448");
+    EXPECT_EQ(toml_text(*document, {"storage", "quoted key"}), "tab\tend\"\\");
+    EXPECT_EQ(toml_text(*document, {"storage", "options", "mount"}), "two\nlines");
+    EXPECT_THAT(toml_texts(*document, {"storage", "list"}), ElementsAre("a", "b", "3"));
+    EXPECT_THAT(toml_texts(*document, {"storage", "driver"}), ElementsAre("over\\lay"));
+    EXPECT_THAT(toml_texts(*document, {"storage", "empty"}), IsEmpty());
+    EXPECT_EQ(toml_at(*document, {"snapshotter"})->size(), 2U);
+}
+
+TEST(TomlJson, WhatIsNotThereHasNoText) {
+    const auto document = parse_toml("a = 1\nlist = [1]\n[table]\nb = 2\n");
+    ASSERT_TRUE(document) << document.error().text();
+    EXPECT_EQ(toml_at(*document, {"none"}), nullptr);
+    EXPECT_EQ(toml_at(*document, {"a", "b"}), nullptr);
+    EXPECT_EQ(toml_text(*document, {"table"}), "");
+    EXPECT_EQ(toml_text(*document, {"list"}), "");
+    EXPECT_EQ(toml_text(*document, {"none", "b"}), "");
+    EXPECT_THAT(toml_texts(*document, {"table"}), IsEmpty());
+    EXPECT_THAT(toml_texts(*document, {"none"}), IsEmpty());
+    EXPECT_EQ(toml_at(nlohmann::json(), {"a"}), nullptr); // of a file that could not be read
+}
+
+TEST(TomlJson, EndsOnEveryInput) {
+    const std::string text = "[a]\nb = [\"c\", 'd', [1, [2]]]\r\ne = \"\"\"f\n\"\"\" # g\n[[h]]\ni.j = {k=\"l\"}\n";
+    for (size_t size = 0; size <= text.size(); ++size)
+        (void)parse_toml(text.substr(0, size));
+    for (size_t at = 0; at < text.size(); ++at)
+        for (const char c : {'\0', '\n', '"', '\'', '[', ']', '=', '#', '\\', ',', '\xff'}) {
+            std::string changed = text;
+            changed[at] = c;
+            if (const auto document = parse_toml(changed)) {
+                EXPECT_LE(document->size(), 10U);
+            }
+        }
 }
 
 TEST(TomlJson, Nothing) {

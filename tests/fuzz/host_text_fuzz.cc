@@ -5,10 +5,10 @@
 #include <string_view>
 #include <vector>
 
+#include "doctor/hosts/packages.h"
 #include "doctor/hosts/podman_records.h"
 #include "doctor/hosts/sqlite_copy.h"
 #include "doctor/hosts/times.h"
-#include "doctor/hosts/toml_values.h"
 #include "doctor/toml_json.h"
 #include "doctor/uses.h"
 #include "probe/kernel.h"
@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     using namespace shale;
     const std::string_view text(reinterpret_cast<const char *>(data) + 1, size - 1);
     std::vector<probe::Problem> problems;
-    switch (data[0] % 14) {
+    switch (data[0] % 16) {
     case 0:
         (void)probe::parse_lvm_config(text);
         break;
@@ -57,7 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         (void)doctor::parse_toml(text);
         break;
     case 8:
-        (void)doctor::toml_values(text);
+        if (const auto document = doctor::parse_toml(text)) (void)doctor::toml_texts(*document, {"storage", "driver"});
         break;
     case 9:
         (void)doctor::directories_of_overlay(text);
@@ -72,6 +72,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     case 12:
         (void)doctor::rfc3339_s(text);
+        break;
+    case 13:
+        (void)doctor::version_in_dpkg_status(text, "docker-ce");
+        break;
+    case 14:
+        (void)doctor::version_in_rpm_header(text, "/usr/bin/dockerd");
         break;
     default:
         (void)probe::lvm_volume_of(text.substr(0, text.size() / 2), text.substr(text.size() / 2));

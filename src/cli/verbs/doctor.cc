@@ -191,6 +191,7 @@ Result<int> run_df_host(Context &context, const HostArgs &args) {
         Table table({"WHAT", ">SIZE", ">INODES"});
         add_rows(table, space.parts, 0);
         table.add({space.rest_bytes < 0 ? "counted more than once: shared extents, or written meanwhile"
+                   : fs.type == "btrfs" ? "the rest: the file system's own (trees), and subvolumes that are no layers"
                                         : "the rest: the file system's own (journal, inode tables, trees)",
                    signed_bytes(space.rest_bytes),
                    space.rest_inodes < 0 ? "-" : format_count(static_cast<uint64_t>(space.rest_inodes))});

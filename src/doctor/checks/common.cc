@@ -177,8 +177,12 @@ std::string process_name(int pid, std::string_view command) {
 std::string unread_records(const probe::Store &store) {
     for (const auto &source : store.sources) {
         if (source.state == "read" || source.state == "missing") continue;
-        return fmt::format("{}: {} {} ({}){}{}", name_of(store), shown(source.what),
-                           source.state == "changing" ? "change all the time" : "cannot be read", shown(source.path),
+        if (source.state == "changing")
+            return fmt::format(
+                "{}: {} ({}) was being written each time it was read, look again when the store is idle{}{}",
+                name_of(store), shown(source.path), shown(source.what), source.why.empty() ? "" : ": ",
+                shown(source.why));
+        return fmt::format("{}: {} cannot be read ({}){}{}", name_of(store), shown(source.what), shown(source.path),
                            source.why.empty() ? "" : ": ", shown(source.why));
     }
     return {};
@@ -225,6 +229,10 @@ std::string place_of(const probe::StoreLayer &layer) {
 
 std::string name_of(const probe::StoreImage &image) {
     return shown(image.names.empty() ? image.id : image.names[0]);
+}
+
+bool is_broken_link(std::string_view damage) noexcept {
+    return damage.starts_with("hard link");
 }
 
 std::string users_text(const probe::StoreLayer &layer) {

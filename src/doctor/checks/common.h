@@ -75,6 +75,8 @@ Layers layers_by_id(const probe::Store &store);
 std::string place_of(const probe::StoreLayer &layer);
 /// The first of its names, else the id.
 std::string name_of(const probe::StoreImage &image);
+/// What a reader says of a layer of hard links (StoreLayer::damage) that costs space and loses nothing.
+[[nodiscard]] bool is_broken_link(std::string_view damage) noexcept;
 /// "used by image X and container Y"; what other layers need it is left out. "used by nothing"
 std::string users_text(const probe::StoreLayer &layer);
 /// "1.5 GiB and 1,234 inodes", of what has no names elsewhere; "not measured".

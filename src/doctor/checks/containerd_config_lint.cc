@@ -43,35 +43,9 @@ struct Case {
     void say(Severity severity, std::string text) const { out.push_back({severity, std::move(text), false}); }
 };
 
-/// Follows members; nullptr: not there.
-const Json *at(const Json &from, std::initializer_list<const char *> path) {
-    const Json *out = &from;
-    for (const char *key : path) {
-        if (!out->is_object()) return nullptr;
-        const auto found = out->find(key);
-        if (found == out->end()) return nullptr;
-        out = &*found;
-    }
-    return out;
-}
-
-std::string text_at(const Json &from, std::initializer_list<const char *> path) {
-    const Json *value = at(from, path);
-    return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
-}
-
-bool is_true(const Json &from, std::initializer_list<const char *> path) {
-    const Json *value = at(from, path);
+bool is_true(const Json &from, TomlPath path) {
+    const Json *value = toml_at(from, path);
     return value != nullptr && value->is_boolean() && value->get<bool>();
-}
-
-std::vector<std::string> texts_at(const Json &from, const char *key) {
-    std::vector<std::string> out;
-    const Json *list = at(from, {key});
-    if (list == nullptr || !list->is_array()) return out;
-    for (const Json &one : *list)
-        if (one.is_string()) out.push_back(one.get<std::string>());
-    return out;
 }
 
 bool kubelet_runs(const probe::Facts &facts) {
@@ -82,7 +56,7 @@ bool kubelet_runs(const probe::Facts &facts) {
 // ---------------------------------------------------------------------------------------------------- version and keys
 
 void judge_version(const Case &the) {
-    const Json *version = at(the.document, {"version"});
+    const Json *version = toml_at(the.document, {"version"});
     if (version != nullptr && !version->is_number_integer())
         return the.say(Severity::critical, "version must be a whole number");
     if (the.version <= 1)
@@ -108,7 +82,7 @@ void judge_names(const Case &the) {
         if (std::ranges::find(known, it.key()) == known.end())
             the.say(Severity::warning,
                     fmt::format("\"{}\" does nothing: there is no such setting at the top", shown(it.key())));
-    const Json *plugins = at(the.document, {"plugins"});
+    const Json *plugins = toml_at(the.document, {"plugins"});
     if (plugins == nullptr || !plugins->is_object() || the.version < 2) return;
     for (auto it = plugins->begin(); it != plugins->end(); ++it)
         if (!it.key().contains('.'))
@@ -118,7 +92,7 @@ void judge_names(const Case &the) {
                         "over it",
                         shown(it.key())));
     for (const char *moved : {"snapshotter", "discard_unpacked_layers", "runtimes", "default_runtime_name"})
-        if (the.version >= 3 && at(*plugins, {old_cri, "containerd", moved}) != nullptr)
+        if (the.version >= 3 && toml_at(*plugins, {old_cri, "containerd", moved}) != nullptr)
             the.say(Severity::warning,
                     fmt::format("{}: [plugins.'{}'.containerd] does nothing in version 3; it belongs in [plugins.'{}']",
                                 moved, old_cri,
@@ -129,7 +103,7 @@ void judge_names(const Case &the) {
 }
 
 void judge_disabled(const Case &the) {
-    for (const std::string &name : texts_at(the.document, "disabled_plugins")) {
+    for (const std::string &name : toml_texts(the.document, {"disabled_plugins"})) {
         if (the.version >= 2 && !name.contains('.') && the.running_major != 1)
             the.say(Severity::warning,
                     fmt::format("disabled_plugins: \"{}\" is no full name; containerd 2 does not start on "
@@ -149,21 +123,21 @@ std::set<std::string> wanted_snapshotters(const Case &the) {
     const auto add = [&](const std::string &name) {
         if (!name.empty()) out.insert(name);
     };
-    const Json *plugins = at(the.document, {"plugins"});
+    const Json *plugins = toml_at(the.document, {"plugins"});
     if (plugins == nullptr) return out;
     const auto add_runtimes = [&](const Json *runtimes) {
         if (runtimes == nullptr || !runtimes->is_object()) return;
         for (const Json &runtime : *runtimes)
-            add(text_at(runtime, {"snapshotter"}));
+            add(toml_text(runtime, {"snapshotter"}));
     };
     if (the.version < 3) {
         const char *cri = the.version < 2 ? "cri" : old_cri;
-        add(text_at(*plugins, {cri, "containerd", "snapshotter"}));
-        add_runtimes(at(*plugins, {cri, "containerd", "runtimes"}));
+        add(toml_text(*plugins, {cri, "containerd", "snapshotter"}));
+        add_runtimes(toml_at(*plugins, {cri, "containerd", "runtimes"}));
     } else {
-        add(text_at(*plugins, {cri_images, "snapshotter"}));
-        add_runtimes(at(*plugins, {cri_images, "runtime_platforms"}));
-        add_runtimes(at(*plugins, {cri_runtime, "containerd", "runtimes"}));
+        add(toml_text(*plugins, {cri_images, "snapshotter"}));
+        add_runtimes(toml_at(*plugins, {cri_images, "runtime_platforms"}));
+        add_runtimes(toml_at(*plugins, {cri_runtime, "containerd", "runtimes"}));
     }
     return out;
 }
@@ -174,9 +148,9 @@ bool is_active_pool(const probe::Facts &facts, const std::string &name) {
 
 /// Without its pool the plugin is skipped (docs/snapshotters/devmapper.md).
 void judge_devmapper(const Case &the) {
-    const Json *plugin = at(the.document, {"plugins", "io.containerd.snapshotter.v1.devmapper"});
-    const std::string pool = plugin == nullptr ? std::string() : text_at(*plugin, {"pool_name"});
-    if (pool.empty() || text_at(*plugin, {"base_image_size"}).empty())
+    const Json *plugin = toml_at(the.document, {"plugins", "io.containerd.snapshotter.v1.devmapper"});
+    const std::string pool = plugin == nullptr ? std::string() : toml_text(*plugin, {"pool_name"});
+    if (pool.empty() || toml_text(*plugin, {"base_image_size"}).empty())
         return the.say(Severity::critical, "the snapshotter devmapper is wanted and not set up: it needs pool_name and "
                                            "base_image_size in [plugins.'io.containerd.snapshotter.v1.devmapper']");
     if (the.facts.live && the.facts.privileged && !is_active_pool(the.facts, pool))
@@ -191,10 +165,10 @@ void judge_devmapper(const Case &the) {
 void judge_snapshotters(const Case &the) {
     constexpr auto built_in =
         std::to_array<std::string_view>({"blockfile", "btrfs", "devmapper", "erofs", "native", "overlayfs", "zfs"});
-    const auto disabled = texts_at(the.document, "disabled_plugins");
+    const auto disabled = toml_texts(the.document, {"disabled_plugins"});
     for (const std::string &name : wanted_snapshotters(the)) {
         const std::string full = fmt::format("{}{}", snapshotter_plugin, name);
-        const std::string type = text_at(the.document, {"proxy_plugins", name.c_str(), "type"});
+        const std::string type = toml_text(the.document, {"proxy_plugins", name, "type"});
         if (std::ranges::find(disabled, full) != disabled.end() || std::ranges::find(disabled, name) != disabled.end())
             the.say(Severity::critical,
                     fmt::format("the snapshotter {} is wanted, and disabled_plugins has it", shown(name)));
@@ -297,7 +271,7 @@ bool imports(const probe::ConfigFile &file, std::string import, const probe::Con
 }
 
 void note_imports(const Case &the, Outcome &out) {
-    for (const std::string &import : texts_at(the.document, "imports")) {
+    for (const std::string &import : toml_texts(the.document, {"imports"})) {
         const bool read = std::ranges::any_of(
             the.facts.config_files, [&](const probe::ConfigFile &other) { return imports(the.file, import, other); });
         if (!read)
@@ -335,9 +309,9 @@ void judge_file(const probe::Facts &facts, const probe::ConfigFile &file, const 
         remarks.push_back(
             {Severity::critical, fmt::format("containerd does not start on it: {}", document.error().text()), false});
     } else {
-        const Json *version = at(*document, {"version"});
+        const Json *version = toml_at(*document, {"version"});
         const auto or_default = [&](const char *key, const char *value) {
-            const std::string text = text_at(*document, {key});
+            const std::string text = toml_text(*document, {key});
             return text.empty() ? std::string(value) : text;
         };
         const Case the{facts,
@@ -366,7 +340,7 @@ struct Parsed {
 bool is_imported(const std::vector<Parsed> &all, const probe::ConfigFile &file) {
     return std::ranges::any_of(all, [&](const Parsed &other) {
         return other.file != &file && other.document &&
-               std::ranges::any_of(texts_at(*other.document, "imports"),
+               std::ranges::any_of(toml_texts(*other.document, {"imports"}),
                                    [&](const std::string &import) { return imports(*other.file, import, file); });
     });
 }

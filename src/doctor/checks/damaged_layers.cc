@@ -37,7 +37,7 @@ struct Damage {
 void look_at_layers(const probe::Store &store, Damage &out) {
     const ImagesOf images = images_of(store);
     for (const auto &layer : store.layers) {
-        if (layer.damage.empty()) continue;
+        if (std::ranges::all_of(layer.damage, is_broken_link)) continue; // hard-link-breaks tells of those
         ++out.layers;
         std::string whose = users_text(layer);
         if (const auto found = images.find(layer.id); found != images.end()) {
@@ -47,7 +47,8 @@ void look_at_layers(const probe::Store &store, Damage &out) {
                 out.hit(image);
         }
         for (const auto &what : layer.damage)
-            out.lines.push_back(fmt::format("{}, {}: {}", place_of(layer), whose, shown(what)));
+            if (!is_broken_link(what))
+                out.lines.push_back(fmt::format("{}, {}: {}", place_of(layer), whose, shown(what)));
     }
 }
 

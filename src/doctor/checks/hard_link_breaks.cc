@@ -10,7 +10,6 @@
 namespace shale::doctor::checks {
 namespace {
 
-constexpr std::string_view tag = "hard link"; ///< begins what a reader says of them in StoreLayer::damage
 constexpr uint64_t tolerated_bytes = uint64_t{64} << 20U;
 constexpr uint64_t block_bytes = 4096;
 
@@ -27,17 +26,16 @@ uint64_t copied_bytes(const probe::StoreLayer &layer) {
 struct Broken {
     std::vector<std::string> lines;
     uint64_t bytes = 0;
-    bool named = false; ///< some reader saw single files
+    uint64_t layers = 0; ///< of which a reader saw single files
 };
 
 Broken look_at(const probe::Store &store) {
     Broken out;
     for (const auto &layer : store.layers) {
+        if (std::ranges::any_of(layer.damage, is_broken_link)) ++out.layers;
         for (const std::string &damage : layer.damage)
-            if (damage.starts_with(tag)) {
+            if (is_broken_link(damage))
                 out.lines.push_back(fmt::format("layer {}: {}", shown(layer.id), shown(damage)));
-                out.named = true;
-            }
         const uint64_t copied = copied_bytes(layer);
         if (copied == 0) continue;
         out.bytes += copied;
@@ -57,15 +55,13 @@ Outcome run(const probe::Facts &facts) {
         Finding &finding = out.findings.emplace_back();
         finding.severity = Severity::warning;
         finding.subject = name_of(store);
-        finding.summary =
-            broken.bytes == 0
-                ? fmt::format("{} is no hard link of the parent's file any more", counted(broken.lines.size(), "file"))
-                : fmt::format("layers hold {} of copies where there should be hard links: the store was copied "
-                              "without them, or somebody wrote into a layer",
-                              format_bytes(broken.bytes));
-        if (broken.bytes == 0 && broken.lines.size() != 1)
-            finding.summary = fmt::format("{} are no hard links of the parents' files any more",
-                                          counted(broken.lines.size(), "file"));
+        if (broken.bytes == 0)
+            finding.summary = fmt::format("files of {} are no hard links of the parents' files any more",
+                                          counted(broken.layers, "layer"));
+        else
+            finding.summary = fmt::format("layers hold {} of copies where there should be hard links: the store was "
+                                          "copied without them, or somebody wrote into a layer",
+                                          format_bytes(broken.bytes));
         finding.evidence = limited(std::move(broken.lines));
         const std::string root = shell_quote(store.root);
         if (store.engine == "shale")
@@ -92,10 +88,11 @@ const Check hard_link_breaks{
            "holds "
            "them twice.",
     .limits =
-        "Warning: a reader found files that are not their parent's (\"hard link ...\" in the layer's damage), or a "
-        "layer "
-        "has 64 MiB more of its own than its record says, each of its files rounded up to 4 KiB. Layers without a "
-        "recorded size, or not wholly measured, are not judged.",
+        "Warning: a reader found files that are no links and have the mode, owner, size and time of the parent's at "
+        "their "
+        "path, in a layer with more of its own than its record says (\"hard link: ...\" in its damage); or a layer has "
+        "64 MiB more of its own than its record says, each of its files rounded up to 4 KiB. Layers without a recorded "
+        "size, or not wholly measured, are not judged.",
     .remedy = "Let the engine unpack the image again, or move to overlay2, which needs no links.",
     .risk = "Containers of the image have to be removed first, with what they wrote.",
     .undo = "Pull the image again.",

@@ -16,12 +16,6 @@ constexpr uint64_t mib = uint64_t{1} << 20U;
 /// (Linux, drivers/md/persistent-data/dm-space-map-metadata.h).
 constexpr uint64_t most_metadata_blocks = uint64_t{255} * ((1U << 14U) - 64);
 
-/// LVM has a layer of its own below a pool that has volumes of LVM's ("vg-pool-tpool" below "vg-pool").
-bool is_named(const probe::ThinPool &pool, std::string_view name) {
-    return pool.name == name ||
-           (pool.name.starts_with(name) && std::string_view(pool.name).substr(name.size()) == "-tpool");
-}
-
 /// By what the store's reader says, else by what dockerd and shale call a pool of theirs (moby, daemon/graphdriver/
 /// devmapper/deviceset.go, getPoolName; src/drivers/devicemapper/FORMAT.md).
 bool uses(const probe::Store &store, const probe::ThinPool &pool) {
@@ -42,6 +36,11 @@ bool uses(const probe::Store &store, const probe::ThinPool &pool) {
 }
 
 } // namespace
+
+bool is_named(const probe::ThinPool &pool, std::string_view name) {
+    return pool.name == name ||
+           (pool.name.starts_with(name) && std::string_view(pool.name).substr(name.size()) == "-tpool");
+}
 
 std::string logical_volume_of(std::string_view dm_name) {
     std::vector<std::string> parts(1);

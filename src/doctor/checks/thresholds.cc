@@ -59,14 +59,6 @@ std::optional<uint64_t> space_of(std::string_view text, uint64_t disk_bytes) {
     return bytes ? std::optional(*bytes) : std::nullopt;
 }
 
-/// "worker.oci.minFreeSpace" of a buildkitd.toml, which may be a number, too.
-std::string toml_text(const Json &table, const char *key) {
-    const auto found = table.is_object() ? table.find(key) : table.end();
-    if (!table.is_object() || found == table.end()) return {};
-    if (found->is_string()) return found->get<std::string>();
-    return found->is_number_integer() ? found->dump() : std::string();
-}
-
 class Collector {
 public:
     Collector(const probe::Facts &facts, std::vector<std::string> &unable) : facts_(facts), unable_(unable) {}
@@ -288,7 +280,7 @@ private:
                 unable_.push_back(fmt::format("{}: {}", shown(file.path), document.error().text()));
                 continue;
             }
-            const std::string given = toml_text(*document, "root");
+            const std::string given = toml_text(*document, {"root"});
             const auto *fs = file_system_of(facts_, given.empty() ? "/var/lib/buildkit" : given);
             const auto workers = document->find("worker");
             if (fs == nullptr || workers == document->end() || !workers->is_object()) continue;
@@ -298,10 +290,10 @@ private:
                 builder.origin = file.path;
                 const auto gc = worker.find("gc");
                 builder.enabled = gc == worker.end() || !gc->is_boolean() || gc->get<bool>();
-                builder.reserved = toml_text(worker, "reservedSpace");
-                if (builder.reserved.empty()) builder.reserved = toml_text(worker, "gckeepstorage");
-                builder.most_used = toml_text(worker, "maxUsedSpace");
-                builder.least_free = toml_text(worker, "minFreeSpace");
+                builder.reserved = toml_text(worker, {"reservedSpace"});
+                if (builder.reserved.empty()) builder.reserved = toml_text(worker, {"gckeepstorage"});
+                builder.most_used = toml_text(worker, {"maxUsedSpace"});
+                builder.least_free = toml_text(worker, {"minFreeSpace"});
                 add_builder(builder, fmt::format("buildkitd's worker {} ({})", shown(name), shown(file.path)),
                             disk_of(*fs));
             }

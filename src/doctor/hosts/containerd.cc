@@ -160,6 +160,7 @@ private:
         store.engine = "containerd";
         store.root = contents.there ? which.root : instance_.root;
         store.driver = name;
+        store.version = instance_.version;
         store.running = instance_.pid != 0;
         store.pid = instance_.pid;
         store.sources.push_back(source_);
@@ -206,6 +207,7 @@ private:
             probe::Store &store = drafts_[""].store;
             store.engine = "containerd";
             store.root = instance_.root;
+            store.version = instance_.version;
             store.running = instance_.pid != 0;
             store.pid = instance_.pid;
             store.sources.push_back(source_);

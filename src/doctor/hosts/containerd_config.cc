@@ -13,40 +13,23 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include "base/paths.h"
-#include "doctor/hosts/toml_values.h"
+#include "doctor/toml_json.h"
 
 namespace shale::doctor::containerd {
 namespace {
 
 constexpr size_t max_files = 100;
 constexpr size_t max_file_bytes = size_t{1} << 20U;
-constexpr std::string_view snapshotter_plugin = "plugins.io.containerd.snapshotter.v1.";
-/// Where the snapshotter for CRI is named: versions 2, 1 and 3 of the file.
-constexpr std::array<std::string_view, 3> cri_keys{"plugins.io.containerd.grpc.v1.cri.containerd.snapshotter",
-                                                   "plugins.cri.containerd.snapshotter",
-                                                   "plugins.io.containerd.cri.v1.images.snapshotter"};
+constexpr std::string_view snapshotter_plugin = "io.containerd.snapshotter.v1.";
 /// Snapshotters that version 1 names without the prefix (config.go, v1MigratePluginName).
 constexpr std::array<std::string_view, 6> short_names{"aufs", "btrfs", "devmapper", "native", "overlayfs", "zfs"};
 
-template <size_t N> bool among(const std::array<std::string_view, N> &known, std::string_view word) {
-    return std::ranges::find(known, word) != known.end();
-}
-
-/// The inside of an inline table, "{ a = 1, b = 2 }", a line for each key.
-std::string lines_of(std::string_view table) {
-    std::string out(table.substr(1, table.rfind('}') == std::string_view::npos ? table.size() : table.rfind('}') - 1));
-    char quote = '\0';
-    for (char &c : out) {
-        if (quote != '\0')
-            quote = c == quote ? '\0' : quote;
-        else if (c == '"' || c == '\'')
-            quote = c;
-        else if (c == ',')
-            c = '\n';
-    }
-    return out;
+/// What is not said leaves what an earlier file said.
+void set(std::string &to, const nlohmann::json &from, TomlPath path) {
+    if (std::string value = toml_text(from, path); !value.empty()) to = std::move(value);
 }
 
 class Reading {
@@ -86,64 +69,51 @@ private:
             return {};
         }
         if (!*text) return {};
-        const TomlValues values = toml_values(**text);
+        const auto document = parse_toml(**text);
         const bool known =
             std::ranges::any_of(facts_.config_files, [&](const probe::ConfigFile &file) { return file.path == path; });
         if (!known) {
-            if (values.not_understood)
-                problem(path, fmt::format("line {} is not understood; it is passed over", *values.not_understood));
+            if (!document) problem(path, fmt::format("nothing of it is used: {}", document.error().text()));
             facts_.config_files.push_back({.path = path, .kind = "containerd config.toml", .text = std::move(**text)});
         }
+        if (!document) return {};
+        take(*document);
         std::vector<std::string> imports;
-        for (const TomlValue &value : values.values) {
-            const std::string key = value.table.empty() ? value.key : fmt::format("{}.{}", value.table, value.key);
-            if (key == "imports")
-                for (const std::string &import : value.values)
-                    add_import(path, import, imports);
-            else
-                take(key, value.values);
-        }
+        for (const std::string &import : toml_texts(*document, {"imports"}))
+            add_import(path, import, imports);
         return imports;
     }
 
-    void take(const std::string &key, const std::vector<std::string> &values) {
-        const std::string value = fmt::format("{}", fmt::join(values, ","));
-        if (key.starts_with("proxy_plugins.") || key.starts_with("plugins."))
-            if (values.size() == 1 && value.starts_with('{')) {
-                for (const TomlValue &inner : toml_values(lines_of(value)).values)
-                    if (!inner.values.empty() && !inner.values.front().starts_with('{'))
-                        take(fmt::format("{}.{}", key, inner.key), inner.values);
-                return;
-            }
-        if (key == "root")
-            out_.root = value;
-        else if (key == "state")
-            out_.state = value;
-        else if (among(cri_keys, key))
-            out_.cri_snapshotter = value;
-        else if (key.starts_with("proxy_plugins."))
-            take_proxy(key.substr(std::string_view("proxy_plugins.").size()), value);
-        else if (key.starts_with(snapshotter_plugin))
-            take_snapshotter(key.substr(snapshotter_plugin.size()), value);
-        else if (const std::string_view rest = std::string_view(key).substr(std::min(key.size(), size_t{8}));
-                 key.starts_with("plugins.") && among(short_names, rest.substr(0, rest.find('.'))))
-            take_snapshotter(std::string(rest), value);
+    void take(const nlohmann::json &document) {
+        set(out_.root, document, {"root"});
+        set(out_.state, document, {"state"});
+        // Where the snapshotter for CRI is named: versions 1, 2 and 3 of the file.
+        set(out_.cri_snapshotter, document, {"plugins", "cri", "containerd", "snapshotter"});
+        set(out_.cri_snapshotter, document, {"plugins", "io.containerd.grpc.v1.cri", "containerd", "snapshotter"});
+        set(out_.cri_snapshotter, document, {"plugins", "io.containerd.cri.v1.images", "snapshotter"});
+        if (const auto *proxies = toml_at(document, {"proxy_plugins"}); proxies != nullptr && proxies->is_object())
+            for (const auto &[name, table] : proxies->items())
+                take_proxy(name, table);
+        if (const auto *plugins = toml_at(document, {"plugins"}); plugins != nullptr && plugins->is_object())
+            for (const auto &[name, table] : plugins->items())
+                take_plugin(name, table);
     }
-    void take_snapshotter(const std::string &rest, const std::string &value) {
-        const size_t dot = rest.find('.');
-        if (dot != std::string::npos) out_.snapshotters[rest.substr(0, dot)][rest.substr(dot + 1)] = value;
+    void take_plugin(std::string_view name, const nlohmann::json &table) {
+        if (!table.is_object()) return;
+        if (name.starts_with(snapshotter_plugin))
+            name.remove_prefix(snapshotter_plugin.size());
+        else if (std::ranges::find(short_names, name) == short_names.end())
+            return;
+        auto &options = out_.snapshotters[std::string(name)];
+        for (const auto &[key, value] : table.items()) // what is in tables of its own says not where things lie
+            if (!value.is_object()) options[key] = fmt::format("{}", fmt::join(toml_texts(value, {}), ","));
     }
-    void take_proxy(const std::string &rest, const std::string &value) {
-        const auto of = [&](std::string_view suffix) -> Proxy * {
-            if (!rest.ends_with(suffix) || rest.size() == suffix.size()) return nullptr;
-            return &out_.proxies[rest.substr(0, rest.size() - suffix.size())];
-        };
-        if (Proxy *exports = of(".exports.root"); exports != nullptr)
-            exports->root = value;
-        else if (Proxy *address = of(".address"); address != nullptr)
-            address->address = value;
-        else if (Proxy *type = of(".type"); type != nullptr)
-            type->type = value;
+    void take_proxy(const std::string &name, const nlohmann::json &table) {
+        if (!table.is_object()) return;
+        Proxy &proxy = out_.proxies[name];
+        set(proxy.type, table, {"type"});
+        set(proxy.address, table, {"address"});
+        set(proxy.root, table, {"exports", "root"});
     }
 
     /// resolveImports: relative to the file that imports; "*" makes it a pattern. A pattern in a directory's name is

@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "base/paths.h"
+#include "doctor/hosts/packages.h"
 #include "doctor/hosts/places.h"
 #include "doctor/hosts/times.h"
 #include "sys/fs.h"
@@ -152,6 +153,8 @@ private:
         if (id.empty()) return; // not there yet
         for (const Instance &other : found_)
             if (identity(host_, other.root) == id) return;
+        if (one.pid != 0 || one.config_path == default_config)
+            one.version = packaged_version(host_, "containerd", one.pid, facts_.problems);
         found_.push_back(std::move(one));
     }
 

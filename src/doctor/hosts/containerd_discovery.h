@@ -18,6 +18,7 @@ struct Instance {
     std::string config_path;
     Config config;
     int pid = 0;
+    std::string version; ///< of that process, or of the system's containerd which would serve it; "": not known
     Moment moment;
 };
 

@@ -188,5 +188,28 @@ imports = ["conf.d/*.toml", "/etc/containerd/config.toml"]
     EXPECT_EQ(store_of(facts, "shale").settings.at("proxy"), "/run/shale.sock");
 }
 
+TEST(ContainerdParts, ThePackageTellsItsVersion) {
+    Fake fake;
+    fake.record("x", 1, 3);
+    fake.write();
+    fake.host.file("/usr/bin/containerd", "ELF");
+    fake.host.file("/var/lib/dpkg/info/containerd.io.list", "/usr/bin/containerd\n");
+    fake.host.file("/var/lib/dpkg/status", "Package: containerd.io\nStatus: install ok installed\nVersion: 1.7.22-1\n");
+    EXPECT_EQ(store_of(fake.read()).version, "1.7.22");
+}
+
+TEST(ContainerdParts, AConfigurationThatIsNoTomlIsAProblem) {
+    Fake fake;
+    fake.host.file("/etc/containerd/config.toml", "root = \"/data/containerd\"\n[broken\n");
+    fake.record("x", 1, 3);
+    fake.write();
+    const auto facts = fake.read();
+    const auto about = [](const probe::Problem &one) { return one.about == "/etc/containerd/config.toml"; };
+    ASSERT_EQ(std::ranges::count_if(facts.problems, about), 1); // however often it is asked for
+    EXPECT_TRUE(std::ranges::find_if(facts.problems, about)->why.starts_with("nothing of it is used: line "));
+    ASSERT_EQ(facts.config_files.size(), 1U);
+    EXPECT_EQ(store_of(facts).settings.at("containerd root"), root);
+}
+
 } // namespace
 } // namespace shale::doctor

@@ -17,6 +17,7 @@
 
 #include "base/digest.h"
 #include "doctor/hosts/containerd.h"
+#include "doctor/hosts/test_store.h"
 #include "probe/bolt_test_writer.h"
 #include "probe/test_root.h"
 
@@ -47,7 +48,7 @@ inline std::string go_time(uint64_t unix_s) {
     return out + std::string(4, '\0') + "\xff\xff";
 }
 inline std::string field(int number, const std::string &value) {
-    return static_cast<char>(number << 3U | 2U) + uvarint(value.size()) + value;
+    return static_cast<char>(static_cast<unsigned>(number) << 3U | 2U) + uvarint(value.size()) + value;
 }
 inline std::string any(const std::string &type, const std::string &value) {
     return field(1, type) + field(2, value);
@@ -167,13 +168,6 @@ inline const probe::Store &store_of(const probe::Facts &facts, std::string_view 
     for (const probe::Store &store : facts.stores)
         if (store.driver == driver) return store;
     ADD_FAILURE() << "no store of " << driver;
-    return none;
-}
-inline const StoreLayer &layer_of(const probe::Store &store, std::string_view id) {
-    static const StoreLayer none;
-    for (const StoreLayer &layer : store.layers)
-        if (layer.id == id) return layer;
-    ADD_FAILURE() << "no layer " << id;
     return none;
 }
 inline bool all_read(const probe::Store &store) {

@@ -141,6 +141,14 @@ void add_temporary(Draft &draft) {
     }
 }
 
+/// The file is there from when the node joins a swarm until it leaves (moby, daemon/cluster/utils.go).
+void tell_swarm(Draft &draft) {
+    const std::string file = draft.root + "/swarm/docker-state.json";
+    const auto state = draft.host->stat(file);
+    if (!state) return draft.problem(file, state.error().text());
+    if (*state) draft.store.settings["swarm"] = "active";
+}
+
 void read_records(Draft &draft) {
     docker::read_layer_records(draft);
     docker::read_mount_records(draft);
@@ -150,6 +158,7 @@ void read_records(Draft &draft) {
 void read_shared(Draft &draft, const Reading &reading) {
     docker::read_volumes(draft, reading.containers);
     add_temporary(draft);
+    tell_swarm(draft);
     draft.store.other_bytes["logs"] = reading.containers.log_bytes;
     draft.store.settings["containers without a log limit"] = fmt::to_string(reading.containers.without_log_limit);
     draft.problems.insert(draft.problems.end(), reading.containers.problems.begin(), reading.containers.problems.end());
@@ -285,6 +294,7 @@ void take(Draft &&draft, const Place &place, const buildkit::Embedded *cache, pr
         each->pid = place.pid;
         each->running = place.pid != 0;
     }
+    if (in_use) store.version = place.version;
     if (in_use || !says_nothing(store)) facts.stores.push_back(std::move(store));
     if (cache_store) facts.stores.push_back(std::move(*cache_store));
 }

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "doctor/hosts/docker_draft.h"
+#include "doctor/hosts/packages.h"
 #include "doctor/hosts/places.h"
 #include "doctor/hosts/times.h"
 #include "oci/json.h"
@@ -314,6 +315,9 @@ std::vector<Place> find_places(const probe::Host &host, const std::vector<probe:
     add_rootless(rootless, daemons, places);
     if (!data_root.empty() && places.all().empty()) places.add_root(data_root, {});
     std::vector<Place> out = std::move(places.all());
+    for (auto &place : out)
+        if (place.pid != 0 || place.config_path == default_config)
+            place.version = packaged_version(host, "dockerd", place.pid, facts.problems);
     add_remapped(host, out, facts);
     return out;
 }

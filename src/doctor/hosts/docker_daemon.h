@@ -25,6 +25,7 @@ struct Place {
     std::string config_path;
     Settings settings;                 ///< of the file, and over them of the command line
     int pid = 0;                       ///< of its dockerd; 0: none runs
+    std::string version;               ///< of that, or of the system's which would serve it; "": not known
     std::optional<uint64_t> started_s; ///< when that began: what was last changed before is nobody's work any more
 };
 

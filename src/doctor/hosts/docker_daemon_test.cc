@@ -38,6 +38,26 @@ TEST_F(DockerTest, TheRootIsWhereTheConfigurationOrTheDaemonSays) {
     EXPECT_THAT(facts.problems, ElementsAre(Field(&probe::Problem::about, "/etc/docker/daemon.json")));
 }
 
+TEST_F(DockerTest, ThePackageTellsItsVersion) {
+    make_usual();
+    write("/usr/bin/dockerd", "ELF");
+    write("/var/lib/dpkg/info/docker-ce.list", "/usr/bin/dockerd\n");
+    write("/var/lib/dpkg/status", "Package: docker-ce\nStatus: install ok installed\nVersion: 5:27.3.1-1~debian.12\n");
+    EXPECT_EQ(read().stores.at(0).version, "27.3.1");
+    EXPECT_EQ(read({dockerd_}).stores.at(0).version, "") << "which file runs cannot be told";
+    make_link("/usr/bin/dockerd", "/proc/42/exe");
+    EXPECT_EQ(read({dockerd_}).stores.at(0).version, "27.3.1");
+}
+
+TEST_F(DockerTest, ANodeOfASwarmHasItsState) {
+    make_usual();
+    EXPECT_FALSE(read().stores.at(0).settings.contains("swarm"));
+    make_dir(root_ + "/swarm"); // is left there by one that was
+    EXPECT_FALSE(read().stores.at(0).settings.contains("swarm"));
+    write(root_ + "/swarm/docker-state.json", R"({"LocalAddr":"10.0.0.1"})");
+    EXPECT_EQ(read().stores.at(0).settings.at("swarm"), "active");
+}
+
 TEST_F(DockerTest, ADockerdInAContainerIsNotThatOfTheHost) {
     make_usual();
     dockerd_.cgroup = "/system.slice/docker-" + id_of('7') + ".scope";

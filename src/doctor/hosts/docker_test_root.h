@@ -20,6 +20,7 @@
 
 #include "base/digest.h"
 #include "doctor/hosts/docker.h"
+#include "doctor/hosts/test_store.h"
 #include "probe/bolt_test_writer.h"
 #include "probe/facts.h"
 #include "probe/host.h"
@@ -167,13 +168,6 @@ protected:
         for (const auto &store : facts.stores)
             if (store.engine == engine && store.driver == driver) return &store;
         return nullptr;
-    }
-    static const probe::StoreLayer &layer_of(const probe::Store &store, const std::string &id) {
-        static const probe::StoreLayer none;
-        for (const auto &layer : store.layers)
-            if (layer.id == id) return layer;
-        ADD_FAILURE() << "no layer " << id;
-        return none;
     }
     static std::string state_of(const probe::Store &store, const std::string &path) {
         for (const auto &source : store.sources)

@@ -2,6 +2,8 @@
 #include "doctor/hosts/podman.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
@@ -16,7 +18,7 @@
 #include "doctor/hosts/places.h"
 #include "doctor/hosts/podman_layers.h"
 #include "doctor/hosts/podman_records.h"
-#include "doctor/hosts/toml_values.h"
+#include "doctor/toml_json.h"
 
 namespace shale::doctor {
 namespace {
@@ -38,8 +40,11 @@ constexpr size_t max_config_bytes = size_t{1} << 20U;
 /// What storage.conf(5) says.
 struct Config {
     std::string path; ///< "": there is none
-    TomlValues values;
-    [[nodiscard]] std::string storage(std::string_view key) const { return values.text("storage", key); }
+    nlohmann::json values;
+    [[nodiscard]] std::string storage(std::string_view key) const { return toml_text(values, {"storage", key}); }
+    [[nodiscard]] std::vector<std::string> additional_stores() const {
+        return toml_texts(values, {"storage", "options", "additionalimagestores"});
+    }
 };
 
 /// A root that is read, and the configuration that applies to it.
@@ -56,9 +61,10 @@ Config read_config(const probe::Host &host, const std::vector<std::string> &path
         if (!text) facts.problems.push_back({path, text.error().text()});
         if (!text || !*text) continue;
         out.path = path;
-        out.values = toml_values(**text);
-        if (const auto line = out.values.not_understood)
-            facts.problems.push_back({path, fmt::format("line {} is not understood; it was passed over", *line)});
+        if (auto values = parse_toml(**text))
+            out.values = std::move(*values);
+        else
+            facts.problems.push_back({path, fmt::format("nothing of it is used: {}", values.error().text())});
         facts.config_files.push_back({path, "containers storage.conf", std::move(**text)});
         return out;
     }
@@ -299,15 +305,14 @@ void add_settings(const Root &root, probe::Store &store) {
     const auto set = [&](const char *name, std::string value) {
         if (!value.empty()) store.settings[name] = std::move(value);
     };
-    const TomlValues &values = root.config->values;
     for (const char *key : {"driver", "imagestore", "transient_store"})
-        set(key, values.text("storage", key));
+        set(key, root.config->storage(key));
+    const nlohmann::json &values = root.config->values;
     for (const char *key : {"mountopt", "mount_program", "force_mask", "ignore_chown_errors", "size", "inodes"}) {
-        std::string value = values.text("storage.options." + store.driver, key);
-        set(key, value.empty() ? values.text("storage.options", key) : value);
+        std::string value = toml_text(values, {"storage", "options", store.driver, key});
+        set(key, value.empty() ? toml_text(values, {"storage", "options", key}) : value);
     }
-    if (const auto *stores = values.find("storage.options", "additionalimagestores"))
-        set("additionalimagestores", fmt::format("{}", fmt::join(stores->values, " ")));
+    set("additionalimagestores", fmt::format("{}", fmt::join(root.config->additional_stores(), " ")));
 }
 
 void add_other_bytes(const probe::Host &host, const Places &places, probe::Store &store) {
@@ -337,12 +342,6 @@ std::vector<std::string_view> drivers_at(const probe::Host &host, const std::str
     return out;
 }
 
-std::vector<std::string> additional_stores(const Config *config) {
-    const TomlValue *found =
-        config == nullptr ? nullptr : config->values.find("storage.options", "additionalimagestores");
-    return found == nullptr ? std::vector<std::string>() : found->values;
-}
-
 void read_root(const probe::Host &host, const std::vector<probe::Process> &processes, const Root &root,
                probe::Facts &facts) {
     for (const std::string_view driver : drivers_at(host, root.path, facts.problems)) {
@@ -350,8 +349,10 @@ void read_root(const probe::Host &host, const std::vector<probe::Process> &proce
         places.root = root.path;
         places.driver = driver;
         places.run_root = root.run_root;
-        if (root.config != nullptr) places.image_store = root.config->storage("imagestore");
-        places.additional = additional_stores(root.config);
+        if (root.config != nullptr) {
+            places.image_store = root.config->storage("imagestore");
+            places.additional = root.config->additional_stores();
+        }
         probe::Store store = read_settled(host, places, facts.zfs_datasets);
         add_settings(root, store);
         add_other_bytes(host, places, store);

@@ -13,6 +13,7 @@
 
 #include "doctor/hosts/libpod.h"
 #include "doctor/hosts/podman_records.h"
+#include "doctor/hosts/test_store.h"
 #include "probe/bolt_test_writer.h"
 #include "probe/test_root.h"
 
@@ -82,25 +83,13 @@ public:
         read_podman(root.host(), processes, path, facts);
         return facts;
     }
-    /// The only one.
-    [[nodiscard]] probe::Store store() const {
-        const probe::Facts facts = read();
-        EXPECT_THAT(facts.stores, SizeIs(1));
-        return facts.stores.empty() ? probe::Store() : facts.stores.front();
-    }
+    [[nodiscard]] probe::Store store() const { return only_store(read()); }
 
     TestRoot root;
 
 private:
     std::vector<std::string> layers_;
 };
-
-const probe::StoreLayer &layer_of(const probe::Store &store, const std::string &id) {
-    static const probe::StoreLayer none;
-    const auto found = std::ranges::find(store.layers, id, &probe::StoreLayer::id);
-    EXPECT_NE(found, store.layers.end()) << id;
-    return found == store.layers.end() ? none : *found;
-}
 
 const probe::RecordSource &source_of(const probe::Store &store, const std::string &end) {
     static const probe::RecordSource none;
@@ -346,6 +335,18 @@ TEST(Podman, ConfigurationNamesRoots) {
     EXPECT_EQ(layer_of(store, "i").path, "/srv/images/overlay/i");
     EXPECT_EQ(layer_of(store, "c").depth, 2);
     EXPECT_THAT(layer_of(store, "c").damage, ElementsAre("/srv/store/overlay/c is missing"));
+}
+
+TEST(Podman, AConfigurationThatIsNoTomlIsAProblem) {
+    const FakeStore fake;
+    fake.root.file("/etc/containers/storage.conf", "[storage]\ngraphroot = \"/srv/store\"\nwhat is this\n");
+    const probe::Facts facts = fake.read();
+    ASSERT_THAT(facts.problems, SizeIs(1));
+    EXPECT_EQ(facts.problems[0].about, "/etc/containers/storage.conf");
+    EXPECT_THAT(facts.problems[0].why, HasSubstr("nothing of it is used: line "));
+    EXPECT_THAT(facts.config_files, SizeIs(1));
+    ASSERT_THAT(facts.stores, SizeIs(1));
+    EXPECT_EQ(facts.stores[0].root, graph); // podman itself would not start
 }
 
 TEST(Podman, VolatileRecordsMayLieBelowTheRunRoot) {

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -17,7 +18,7 @@
 #include "doctor/hosts/held_lock.h"
 #include "doctor/hosts/places.h"
 #include "doctor/hosts/shale_records.h"
-#include "doctor/hosts/toml_values.h"
+#include "doctor/toml_json.h"
 #include "store/locks.h"
 #include "store/reserve.h"
 
@@ -562,11 +563,17 @@ std::vector<Root> configured_roots(const probe::Host &host, probe::Facts &facts)
     const auto text = host.read_if_there(config_path);
     if (!text) facts.problems.push_back({config_path, text.error().text()});
     if (text && *text) {
-        const TomlValues values = toml_values(**text);
-        for (const TomlValue &value : values.values)
-            if (value.key == "root" && (value.table.empty() || value.table == "snapshotter") &&
-                value.values.size() == 1)
-                out.push_back({value.values.front(), true});
+        const auto document = parse_toml(**text);
+        if (!document)
+            facts.problems.push_back({config_path, fmt::format("nothing of it is used: {}", document.error().text())});
+        const auto add = [&](const nlohmann::json &table) {
+            if (std::string root = toml_text(table, {"root"}); !root.empty()) out.push_back({std::move(root), true});
+        };
+        if (document) add(*document);
+        const auto *snapshotters = document ? toml_at(*document, {"snapshotter"}) : nullptr;
+        if (snapshotters != nullptr && snapshotters->is_array())
+            for (const nlohmann::json &one : *snapshotters)
+                add(one);
     }
     if (out.empty()) out.push_back({default_root, true});
     return out;

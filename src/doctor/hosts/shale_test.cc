@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 
+#include "doctor/hosts/test_store.h"
 #include "probe/test_root.h"
 #include "store/locks.h"
 #include "store/records.h"
@@ -70,11 +71,7 @@ public:
         read_shale(root.host(), {}, "", facts);
         return facts;
     }
-    [[nodiscard]] probe::Store store() const {
-        const probe::Facts facts = read();
-        EXPECT_THAT(facts.stores, SizeIs(1));
-        return facts.stores.empty() ? probe::Store() : facts.stores.front();
-    }
+    [[nodiscard]] probe::Store store() const { return only_store(read()); }
 
     TestRoot root;
 
@@ -82,13 +79,6 @@ private:
     std::string driver_;
     std::unique_ptr<store::Records> records_;
 };
-
-const probe::StoreLayer &layer_of(const probe::Store &store, const std::string &id) {
-    static const probe::StoreLayer none;
-    const auto found = std::ranges::find(store.layers, id, &probe::StoreLayer::id);
-    EXPECT_NE(found, store.layers.end()) << id;
-    return found == store.layers.end() ? none : *found;
-}
 
 TEST(Shale, ReadsItsRecordsWhileTheyAreOpen) {
     const FakeStore fake;
@@ -275,6 +265,11 @@ TEST(Shale, ConfigurationNamesRoots) {
                    "root = \"/srv/none\"\n[[snapshotter]]\nname = \"a\"\nroot = \"/var/lib/shale\"\n");
     probe::Facts facts = fake.read();
     EXPECT_THAT(facts.stores, SizeIs(1));
+    fake.root.file("/etc/shale/shale.toml", "root = \"/srv/none\"\nroot = 5\n");
+    facts = fake.read();
+    EXPECT_THAT(facts.stores, SizeIs(1)); // that at the default root
+    ASSERT_THAT(facts.problems, SizeIs(1));
+    EXPECT_THAT(facts.problems[0].why, HasSubstr("nothing of it is used: line "));
     fake.root.file("/etc/shale/shale.toml", "root = \"/srv/none\"\n");
     facts = fake.read();
     EXPECT_THAT(facts.stores, IsEmpty());

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first overlay driver, Docker's and shale's, keeps a whole tree for each layer; what a layer leaves as it was is a
+// hard link to its parent's file. A copy of the store without hard links, or a restore, makes a file of each link.
+//
+// A layer has files of its own by right, too: those that its archive states. One of them may even look like the
+// parent's (a container opened it for writing and wrote nothing). So a layer is only told of when its own files are
+// more than its record says that it brought.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "base/error.h"
+#include "probe/facts.h"
+#include "probe/host.h"
+
+namespace shale::doctor {
+
+struct LinkReport {
+    uint64_t files = 0;  ///< regular ones that were compared
+    bool cut = false;    ///< there are more
+    uint64_t copies = 0; ///< no link, and yet with the type, mode, owner, size and time of the parent's at that path
+    uint64_t copied_bytes = 0, own_bytes = 0; ///< of those, and of all that are not the parent's; an inode counts once
+    std::vector<std::string> names;           ///< of copies, "/etc/passwd"; at most max_named_copies
+};
+inline constexpr size_t max_named_copies = 5;
+
+/// Inodes of the regular files below `tree`. ResourceExhausted: more than `limit`.
+Result<std::unordered_set<uint64_t>> inodes_of_files(int tree, uint64_t limit);
+/// Looks at `limit` files of `tree` at most; no file is opened. `inodes`: those of `parent`.
+Result<LinkReport> compare_with_parent(int tree, int parent, const std::unordered_set<uint64_t> &inodes,
+                                       uint64_t limit);
+
+/// All recorded layers of stores of that driver whose record says their size; what is found is added to their damage:
+/// "hard link: 3 of 120 files are copies of the parent's, 12.0 KiB: /etc/passwd, ...". Every file is looked at once,
+/// and once more for a layer that has layers on it; at most 20,000,000 of all.
+void look_for_broken_links(const probe::Host &host, probe::Facts &facts);
+
+} // namespace shale::doctor
