@@ -147,7 +147,7 @@ Result<Driver::View> MountedTreeDriver::make_tree(LayerId id, Parents /*parents*
 }
 
 Result<Driver::View> MountedTreeDriver::open_tree(LayerId id) {
-    return in_context(open_volume(TRY(volume_of(id)), Access::read_only),
+    return in_context(open_volume(TRY(content_of(TRY(volume_of(id)))), Access::read_only),
                       [&] { return fmt::format("layer {}", id.value); });
 }
 

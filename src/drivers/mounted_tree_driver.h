@@ -48,6 +48,8 @@ protected:
     /// system (root 0755 root:root). An error with EEXIST says that there is a volume of that number, which is not this
     /// layer's.
     virtual Status make_volume(VolumeId volume, std::optional<VolumeId> parent) = 0;
+    /// The volume to read instead: one that was not made yet is its parent's still.
+    virtual Result<VolumeId> content_of(VolumeId volume) { return volume; }
     /// How to mount the volume, ready to be mounted (an inactive device is activated). NotFound: there is none.
     virtual Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) = 0;
     /// First of `count` numbers that were never given out, and are not from now on. Default: counted in ROOT/volumes.

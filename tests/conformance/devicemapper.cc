@@ -146,6 +146,8 @@ TEST_P(DevicemapperDriver, WhatIsMountedWhenItIsSealedIsWhole) {
 TEST_P(DevicemapperDriver, EveryCreateInAPoolOfFullMetadataIsRefusedWithTheFigures) {
     reopen({{"metadata_size", "512K"}});
     const LayerId base = import({}, Archive().file("f", "x"));
+    const LayerId unused = next();
+    ASSERT_DONE(driver_->create(unused, std::vector{base}, {}));
     std::vector<LayerId> made;
     Status done;
     for (int i = 0; i < 2000 && done; ++i) {
@@ -167,6 +169,9 @@ TEST_P(DevicemapperDriver, EveryCreateInAPoolOfFullMetadataIsRefusedWithTheFigur
     }
     auto now = status();
     EXPECT_EQ(now.mode, PoolMode::read_write) << "refused before the kernel had to";
+    EXPECT_EQ(get(view(unused, {base}) + "/f"), "x") << "what was never mounted can be read, and moved elsewhere";
+    drop_views();
+    EXPECT_FALSE(driver_->mounts(unused, std::vector{base}, drivers::Driver::Access::read_write));
     EXPECT_LT(now.used_metadata_blocks, now.total_metadata_blocks);
     // Space returns; no repair, no new start.
     for (size_t i = 0; i < made.size(); i += 2)

@@ -117,7 +117,7 @@ Result<Usage> Devicemapper::in_use(VolumeId volume) {
 
 Result<Usage> Devicemapper::usage(LayerId id, Parents parents) {
     const VolumeId volume = TRY(volume_of(id));
-    if (TRY(pool_->is_planned(volume))) return Usage{0, 1, true}; // the root
+    if (TRY(pool_->content_of(volume)) != volume) return Usage{0, 1, true}; // the root
     const Usage own = TRY(in_use(volume));
     const Usage below = TRY(in_use(parents.empty() ? base_volume : TRY(volume_of(parents.front()))));
     return Usage{more(own.bytes, below.bytes), more(own.inodes, below.inodes) + 1, true}; // + the root

@@ -39,6 +39,7 @@ public:
 private:
     friend class SizeLimit;
     Status plan_volume(VolumeId volume, std::optional<VolumeId> parent) override;
+    Result<VolumeId> content_of(VolumeId volume) override { return pool_->content_of(volume); }
     Status make_volume(VolumeId volume, std::optional<VolumeId> parent) override;
     Result<sys::MountSpec> volume_spec(VolumeId volume, Access access) override;
     Result<uint64_t> reserve_volumes(uint64_t count) override { return pool_->reserve(count); }

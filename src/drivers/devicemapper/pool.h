@@ -62,8 +62,8 @@ public:
     /// what is never used takes nothing of the pool. Refused above the marks. On stable storage with sync_plans().
     Status plan(VolumeId volume, VolumeId from);
     Status sync_plans();
-    /// Its content is its origin's still.
-    Result<bool> is_planned(VolumeId volume);
+    /// The volume itself, or its origin while it is planned.
+    Result<VolumeId> content_of(VolumeId volume);
     /// Makes it, unless that was done. Refused above the marks; EEXIST: the pool has another volume of that number.
     Status make(VolumeId volume);
     /// Size of the volume's device and file system.

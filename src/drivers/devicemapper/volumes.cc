@@ -75,9 +75,9 @@ Status Pool::sync_plans() {
     return sys::fsync_fd(directory_.get());
 }
 
-Result<bool> Pool::is_planned(VolumeId volume) {
+Result<VolumeId> Pool::content_of(VolumeId volume) {
     TRY(ready());
-    return TRY(origin_in(planned_mark(volume))).has_value();
+    return TRY(origin_in(planned_mark(volume))).value_or(volume);
 }
 
 Status Pool::make(VolumeId volume) {
