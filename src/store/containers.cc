@@ -14,7 +14,6 @@
 #include "base/units.h"
 #include "store/locks.h"
 #include "store/records.h"
-#include "store/reserve.h"
 #include "store/store.h"
 
 namespace shale::store {
@@ -70,7 +69,7 @@ Result<ContainerInfo> Store::create_container(std::string_view image, std::strin
             fmt::format("driver {} cannot limit a container here; `shale drivers` says why (overlay2 needs ext4 or xfs "
                         "mounted with prjquota)",
                         driver_->name()));
-    TRY(hold_reserve(root_fd_.get()));
+    TRY(begin_new());
     auto locks = TRY(locks_->hold());
     TRY(locks.add(Locks::gc_offset, sys::LockMode::shared));
 

@@ -20,7 +20,6 @@
 #include "store/id_space.h"
 #include "store/locks.h"
 #include "store/records.h"
-#include "store/reserve.h"
 #include "store/store.h"
 #include "sys/fs.h"
 
@@ -47,7 +46,7 @@ std::string short_digest(const Digest &digest) {
 
 Result<std::vector<ImportedImage>> Store::import_images(const ImportRequest &request, const Progress &progress,
                                                         const std::atomic<bool> *cancel) {
-    TRY(hold_reserve(root_fd_.get()));
+    TRY(begin_new());
     auto select = request.select;
     select.spool_dir = options_.root + "/tmp";
     const auto sources = TRY(oci::open_source(request.source, select));

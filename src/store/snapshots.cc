@@ -218,7 +218,7 @@ Result<std::vector<sys::MountSpec>> Snapshots::Impl::make(const std::string &key
     if (!parent.empty()) below = TRY(load_parent(parent, Errc::InvalidArgument));
     if (const auto ref = ref_of(labels); kind == SnapshotKind::active && !ref.empty() && TRY(adopt(ref, below, labels)))
         return fail(Errc::AlreadyExists, fmt::format("the layer \"{}\" is there already", ref));
-    TRY(hold_reserve(store_.root_fd_.get()));
+    TRY(kind == SnapshotKind::active || !below ? store_.begin_new() : hold_reserve(store_.root_fd_.get()));
 
     Row row;
     row.info = {key, parent, kind, store_.now_ns(), 0, labels};

@@ -10,6 +10,7 @@
 
 #include "store/locks.h"
 #include "store/records.h"
+#include "store/refusal.h"
 #include "store/reserve.h"
 #include "sys/btrfs.h"
 #include "sys/fs.h"
@@ -134,6 +135,23 @@ Status Store::choose_driver() {
     }
     options_.driver = name;
     return {};
+}
+
+Status Store::refuse_creates(std::chrono::seconds how_long, std::string_view why) {
+    return store::refuse_creates(root_fd_.get(), now_s(), how_long, why);
+}
+
+Status Store::allow_creates() {
+    return store::allow_creates(root_fd_.get());
+}
+
+Result<std::optional<std::string>> Store::why_refused() {
+    return store::why_refused(root_fd_.get(), now_s());
+}
+
+Status Store::begin_new() {
+    TRY(creates_allowed(root_fd_.get(), now_s()));
+    return hold_reserve(root_fd_.get());
 }
 
 Status Store::making_room(const std::function<Status()> &action) {

@@ -224,6 +224,12 @@ public:
     };
     Result<std::vector<LeaseInfo>> list_leases();
 
+    // refusal.h: for a guard
+    Status refuse_creates(std::chrono::seconds how_long, std::string_view why);
+    Status allow_creates();
+    /// Nullopt: nothing is refused.
+    Result<std::optional<std::string>> why_refused();
+
     // gc.cc, accounting.cc, check.cc
     Result<GcReport> gc(bool dry_run);
     /// Unlinks what lies in the trash (any number of processes at once); entries removed.
@@ -323,7 +329,10 @@ private:
                                std::vector<std::string> &notes);
     Result<uint64_t> retire(const Progress &progress, const std::atomic<bool> *cancel);
 
+    /// What makes something new begins with it: no guard refuses that, and the reserve is there.
+    Status begin_new();
     [[nodiscard]] int64_t now_ns() const;
+    [[nodiscard]] int64_t now_s() const { return now_ns() / 1'000'000'000; }
     [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }
 
     StoreOptions options_;
