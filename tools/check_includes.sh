@@ -14,6 +14,7 @@ BEGIN {
   allow("store", store)
   n = split("frontends doctor guard lab advise volumes", upper, " ")
   for (i = 1; i <= n; i++) { allow(upper[i], store " " upper[i]); all = all " " upper[i] }
+  allow("guard", "doctor")
   allow("cli", store " " all " cli")
   allow("daemon", store " " all " cli daemon")
 }

@@ -61,6 +61,11 @@ Tally deleted_but_open(dev_t device) {
 
 } // namespace
 
+Result<uint64_t> Store::deepest_stack() {
+    auto deepest = TRY(records_->prepare("SELECT coalesce(max(position) + 1, 0) FROM image_layers"));
+    return TRY(deepest.step()) ? static_cast<uint64_t>(deepest.integer(0)) : 0;
+}
+
 Result<SpaceReport> Store::space() {
     SpaceReport report;
     report.root = options_.root;

@@ -235,6 +235,8 @@ public:
     /// Unlinks what lies in the trash (any number of processes at once); entries removed.
     Result<uint64_t> reap(const std::atomic<bool> *cancel = nullptr);
     Result<SpaceReport> space();
+    /// Layers of the deepest image; 0: there is none.
+    Result<uint64_t> deepest_stack();
     Result<CheckReport> check(CheckLevel level, const Progress &progress, bool repair = false);
 
     // migrate.cc (structs in store/migrate.h): to another driver, or root, or both
