@@ -26,11 +26,12 @@ _shale() {
     --format) if [[ $group == doctor ]]; then words="text json html prometheus line"; else words="oci oci-dir docker"; fi ;;
     --explain | --check) words=$(shale doctor --list --json 2>/dev/null | sed -n 's/.*"id": "\(.*\)".*/\1/p') ;;
     --store) words="docker= containerd= podman= shale="; compopt -o nospace ;;
+    --signal) mapfile -t COMPREPLY < <(compgen -A signal -- "$cur"); return ;;
     --container) words=$(_shale_ask container ls --quiet) ;;
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -60,6 +61,12 @@ _shale() {
       "") words="top evict" ;;
       top) options="--host-root --store --by --most" ;;
       evict) options="--host-root --store --layer --image --cgroup" ;;
+      esac ;;
+    watch) options="--once --debounce --timeout --recursive --pid --container --signal --exec"
+      [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
+    guard) case $verb in
+      "") words="events"; options="--once --interval" ;;
+      events) options="--most" ;;
       esac ;;
     orphans) options="--host-root --store --no-usage --assume-alone"
       case $verb in

@@ -38,7 +38,7 @@ complete -c shale -s v -l verbose -d 'Say more'
 complete -c shale -l no-color -d 'No colours'
 complete -c shale -l dry-run -d 'Only say what would be done'
 
-complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache'
+complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch'
 complete -c shale -n '__shale_verb image; and not __fish_seen_subcommand_from import ls inspect tag export rm' -a 'import ls inspect tag export rm'
 complete -c shale -n '__shale_verb image import' -F
 complete -c shale -n '__shale_verb image import' -l name -x
@@ -103,3 +103,16 @@ complete -c shale -n '__shale_verb config' -a show
 complete -c shale -n '__shale_verb containerd' -a config
 complete -c shale -n '__shale_verb lease; and not __fish_seen_subcommand_from create ls rm' -a 'create ls rm'
 complete -c shale -n '__shale_verb lease rm' -a '(__shale_list lease)'
+complete -c shale -n '__shale_verb watch' -F
+complete -c shale -n '__shale_verb watch' -l once -d 'End after the first event'
+complete -c shale -n '__shale_verb watch' -l debounce -x -d 'Milliseconds without another'
+complete -c shale -n '__shale_verb watch' -l timeout -x -d 'End after so many seconds'
+complete -c shale -n '__shale_verb watch' -l recursive -d 'All that is below'
+complete -c shale -n '__shale_verb watch' -l pid -xa '(__fish_complete_pids)' -d 'As this process sees it'
+complete -c shale -n '__shale_verb watch' -l container -xa '(__shale_list container)'
+complete -c shale -n '__shale_verb watch' -l signal -xa 'HUP INT USR1 USR2 TERM' -d 'Send it with each event'
+complete -c shale -n '__shale_verb watch' -l exec -d 'Run what is behind -- with each event'
+complete -c shale -n '__shale_verb guard; and not __fish_seen_subcommand_from events' -a events
+complete -c shale -n '__shale_verb guard' -l once
+complete -c shale -n '__shale_verb guard' -l interval -x
+complete -c shale -n '__shale_verb guard events' -s n -l most -x

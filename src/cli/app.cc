@@ -36,11 +36,13 @@ void install_signals() {
 /// Of the host, and not of a store: no configuration that is broken may stand in the way.
 bool is_about_host(const Verb &verb) {
     const auto *df = std::get_if<DfArgs>(&verb);
+    const auto *watch = std::get_if<WatchArgs>(&verb);
     return std::holds_alternative<FactsArgs>(verb) || std::holds_alternative<DoctorArgs>(verb) ||
            std::holds_alternative<OrphansLsArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
            std::holds_alternative<OrphansTrashArgs>(verb) || std::holds_alternative<OrphansUndoArgs>(verb) ||
            std::holds_alternative<OrphansPurgeArgs>(verb) || std::holds_alternative<CacheTopArgs>(verb) ||
-           std::holds_alternative<CacheEvictArgs>(verb) || (df != nullptr && df->host);
+           std::holds_alternative<CacheEvictArgs>(verb) || (df != nullptr && df->host) ||
+           (watch != nullptr && watch->container.empty());
 }
 
 bool needs_namespace(const Verb &verb) {

@@ -153,14 +153,31 @@ struct CacheEvictArgs {
     std::string layer, image, cgroup;
 };
 
-using Verb =
-    std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs, ImageInspectArgs,
-                 ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
-                 ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
-                 ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
-                 GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs,
-                 ContainerdConfigArgs, FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs,
-                 OrphansUndoArgs, OrphansPurgeArgs, CacheTopArgs, CacheEvictArgs>;
+struct GuardArgs {
+    bool once = false;
+    uint64_t interval_s = 0; ///< 0: as configured
+};
+struct GuardEventsArgs {
+    uint64_t most = 50;
+};
+
+struct WatchArgs {
+    std::vector<std::string> paths, command; ///< command: behind `--exec --`
+    bool once = false, recursive = false, exec = false;
+    uint64_t debounce_ms = 200;
+    std::optional<uint64_t> timeout_s;
+    int pid = 0; ///< 0: none
+    std::string container, signal;
+};
+
+using Verb = std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs,
+                          ImageInspectArgs, ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs,
+                          LayerExportArgs, ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs,
+                          ContainerLsArgs, ContainerInspectArgs, ContainerDiffArgs, ContainerCommitArgs,
+                          ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs, GcArgs, DfArgs, CheckArgs,
+                          MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs, ContainerdConfigArgs,
+                          FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs, OrphansUndoArgs,
+                          OrphansPurgeArgs, CacheTopArgs, CacheEvictArgs, GuardArgs, GuardEventsArgs, WatchArgs>;
 
 struct CommandLine {
     Globals globals;

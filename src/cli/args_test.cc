@@ -142,6 +142,42 @@ TEST(CommandLineTest, CacheEvictNeedsOneTarget) {
     EXPECT_FALSE(parse_command_line({"cache", "top", "--by", "process"}));
 }
 
+TEST(CommandLineTest, WatchHasItsPathsBeforeItsCommand) {
+    const auto line = parse_command_line({"watch",       "--json", "--once", "--debounce", "0",   "--timeout", "5",
+                                          "--recursive", "--pid",  "12",     "--signal",   "hup", "/a",        "/b",
+                                          "--exec",      "--",     "ls",     "--json",     "--",  "/c"});
+    ASSERT_TRUE(line) << line.error().text();
+    EXPECT_TRUE(line->globals.json);
+    const auto &args = std::get<WatchArgs>(line->verb);
+    EXPECT_THAT(args.paths, ElementsAre("/a", "/b"));
+    EXPECT_THAT(args.command, ElementsAre("ls", "--json", "--", "/c"));
+    EXPECT_TRUE(args.once && args.recursive && args.exec);
+    EXPECT_EQ(args.debounce_ms, 0U);
+    EXPECT_EQ(args.timeout_s.value_or(0), 5U);
+    EXPECT_EQ(args.pid, 12);
+    EXPECT_EQ(args.signal, "hup");
+
+    const auto plain = parse_command_line({"watch", "--container", "web", "--", "-odd"});
+    ASSERT_TRUE(plain) << plain.error().text();
+    EXPECT_THAT(std::get<WatchArgs>(plain->verb).paths, ElementsAre("-odd"));
+    EXPECT_EQ(std::get<WatchArgs>(plain->verb).debounce_ms, 200U);
+    EXPECT_FALSE(std::get<WatchArgs>(plain->verb).timeout_s);
+}
+
+TEST(CommandLineTest, WrongLinesOfWatch) {
+    for (const Words &words :
+         {Words{"watch"}, Words{"watch", "--signal", "HUP", "/a"},
+          Words{"watch", "--pid", "1", "--signal", "FROB", "/a"},
+          Words{"watch", "--pid", "1", "--container", "c", "/a"}, Words{"watch", "--pid", "0", "/a"},
+          Words{"watch", "--pid", "me", "/a"}, Words{"watch", "/a", "--exec"}, Words{"watch", "/a", "--exec", "--"},
+          Words{"watch", "--exec", "--", "ls", "/a"}, Words{"watch", "--debounce", "-1", "/a"},
+          Words{"watch", "--timeout", "soon", "/a"}, Words{"watch", "--dry-run", "/a"}}) {
+        const auto line = parse_command_line(words);
+        ASSERT_FALSE(line) << words.size() << " " << words.back();
+        EXPECT_EQ(errc_info(line.error().code()).exit_code, 2);
+    }
+}
+
 TEST(CommandLineTest, DoctorTakesItsForms) {
     const auto line = parse_command_line(
         {"doctor", "--facts", "f.json", "--format", "line", "--check", "bytes-low", "--check", "inodes-low"});

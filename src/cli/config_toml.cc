@@ -151,8 +151,8 @@ Result<toml::table> parse_document(std::string_view text, const std::string &fil
 
 Result<Source> parse_toml(std::string_view text, const std::string &file) {
     const toml::table document = TRY(parse_document(text, file));
-    constexpr std::array<std::string_view, 7> known{"root",   "driver",      "durability", "jobs",
-                                                    "limits", "snapshotter", "shaled"};
+    constexpr std::array<std::string_view, 8> known{"root",   "driver",      "durability", "jobs",
+                                                    "limits", "snapshotter", "shaled",     "guard"};
 
     Source out;
     out.name = file;
@@ -170,6 +170,8 @@ Result<Source> parse_toml(std::string_view text, const std::string &file) {
             TRY(read_snapshotters(file, key, node, out));
         } else if (name == "shaled" && node.is_table()) {
             TRY(read_shaled(file, *node.as_table(), out));
+        } else if (name == "guard") {
+            // guard/config.h reads it
         } else if (name == "driver" && node.is_table()) {
             // [driver.NAME] tables; `driver = "NAME"` cannot stand beside them in TOML, so the name is "name" there.
             for (const auto &[driver, options] : *node.as_table()) {

@@ -54,14 +54,17 @@ Result<Config> load_config(const Globals &globals, bool user_store) {
     if (std::string root = environment("SHALE_ROOT"); !root.empty()) env.root = root;
     if (std::string driver = environment("SHALE_DRIVER"); !driver.empty()) env.driver = driver;
 
+    guard::Config guard;
     std::string config = globals.config;
     if (config.empty()) {
         const std::string dir = user_store ? home_dir("XDG_CONFIG_HOME", "/.config") : "/etc";
         if (!dir.empty()) config = dir + "/shale/shale.toml";
     }
     if (!config.empty())
-        if (auto text = TRY(read_config(config, !globals.config.empty())))
+        if (auto text = TRY(read_config(config, !globals.config.empty()))) {
             sources.push_back(TRY(parse_toml(*text, config)));
+            guard = TRY(guard::parse_config(*text, config));
+        }
     if (!globals.daemon_json.empty())
         sources.push_back(TRY(parse_daemon_json(*TRY(read_config(globals.daemon_json, true)), globals.daemon_json)));
 
@@ -78,7 +81,7 @@ Result<Config> load_config(const Globals &globals, bool user_store) {
             return fail(Errc::FailedPrecondition, "neither XDG_DATA_HOME nor HOME is set; name the store with --root");
         default_root = data + "/shale";
     }
-    return Config{std::move(sources), default_root};
+    return Config{std::move(sources), std::move(default_root), std::move(guard)};
 }
 
 } // namespace shale::cli

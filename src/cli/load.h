@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "cli/args.h"
+#include "guard/config.h"
 
 namespace shale::cli {
 
 struct Config {
     std::vector<Source> sources; ///< from the strongest to the weakest, for resolve()
     std::string default_root;
+    guard::Config guard; ///< [guard] of the file
 };
 /// `user_store`: the files and the store of a user, not the host's. A file that was asked for and cannot be read is an
 /// error.

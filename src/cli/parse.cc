@@ -5,11 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/args.h"
 #include "cli/options.h"
+#include "cli/watch_delivery.h"
 
 namespace shale::cli {
 namespace {
@@ -50,6 +52,8 @@ public:
             run->command = std::move(command);
         else if (auto *unshare = std::get_if<UnshareArgs>(&line_.verb))
             unshare->command = std::move(command);
+        else if (auto *watch = std::get_if<WatchArgs>(&line_.verb))
+            watch->command = std::move(command);
         TRY(convert());
         return std::move(line_);
     }
@@ -70,6 +74,7 @@ private:
                 continue;
             }
             if (positionals == 0) {
+                if (word == "watch") return split_watch(arguments);
                 if (word != "run" && word != "unshare") return {arguments, {}};
                 verb = app_.get_subcommand(word);
                 limit = word == "run" ? 2 : 1;
@@ -78,6 +83,15 @@ private:
             ++positionals;
         }
         return {arguments, {}};
+    }
+
+    /// `watch` has its paths before, and its command behind `--exec ... --`.
+    static std::pair<std::vector<std::string>, std::vector<std::string>>
+    split_watch(const std::vector<std::string> &arguments) {
+        const auto bar = std::ranges::find(arguments, "--");
+        if (bar == arguments.end() || std::find(arguments.begin(), bar, "--exec") == bar) return {arguments, {}};
+        const auto at = static_cast<size_t>(bar - arguments.begin());
+        return cut(arguments, at, at + 1);
     }
 
     /// What to say about the first word that stands where a verb must and is none; empty when there is no such word.
@@ -314,6 +328,39 @@ private:
         doctor->add_option("--watch", doctor_.watch_s, "Again every so many seconds, until interrupted");
         add_orphans();
         add_cache();
+        add_guard();
+        add_watch();
+    }
+
+    void add_watch() {
+        CLI::App *watch = add(&app_, "watch", "Tell what happens to paths, also where inotify cannot", watch_);
+        watch->add_option("PATH", watch_.paths, "Files and directories; they need not be there yet")->required();
+        watch->add_flag("--once", watch_.once, "End after the first event");
+        watch->add_option("--debounce", watch_.debounce_ms, "Milliseconds that a path must be quiet before it is told")
+            ->capture_default_str()
+            ->check(CLI::Range(0, 3'600'000));
+        watch->add_option("--timeout", watch_.timeout_s, "End after so many seconds; exit status 1 without an event")
+            ->check(CLI::Range(0, 1'000'000'000));
+        watch->add_flag("--recursive", watch_.recursive, "Of directories all that is below, on their file system");
+        CLI::Option *pid =
+            watch->add_option("--pid", watch_.pid, "PATH as this process sees it")->check(CLI::Range(1, INT_MAX));
+        watch->add_option("--container", watch_.container, "The same for a container of this store")->excludes(pid);
+        watch->add_option("--signal", watch_.signal, "Send that process this signal with each event");
+        watch->add_flag("--exec", watch_.exec, "Run what is behind -- with each event (SHALE_PATH, SHALE_EVENT)");
+        watch->footer("Behind the PATHs: --exec -- CMD ARG...");
+    }
+
+    void add_guard() {
+        CLI::App *guard = group("guard", "Watch what runs out, and act before it has (see [guard] of shale.toml)");
+        guard->require_subcommand(0, 1); // by itself it watches
+        guard->callback([this, guard] {
+            if (guard->get_subcommands().empty()) line_.verb = guard_;
+        });
+        guard->add_flag("--once", guard_.once, "One look, what is due then, and a table of all resources");
+        guard->add_option("--interval", guard_.interval_s, "Seconds between two looks; default: as configured");
+        add(guard, "events", "What the store's guard saw and did, the newest last", guard_events_)
+            ->add_option("-n,--most", guard_events_.most, "At most so many")
+            ->capture_default_str();
     }
 
     void add_cache() {
@@ -362,7 +409,7 @@ private:
                std::holds_alternative<LeaseRmArgs>(verb) || std::holds_alternative<GcArgs>(verb) ||
                std::holds_alternative<MigrateArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
                std::holds_alternative<OrphansUndoArgs>(verb) || std::holds_alternative<OrphansPurgeArgs>(verb) ||
-               std::holds_alternative<CacheEvictArgs>(verb);
+               std::holds_alternative<CacheEvictArgs>(verb) || std::holds_alternative<GuardArgs>(verb);
     }
 
     /// What CLI11 cannot turn into its final type.
@@ -381,7 +428,7 @@ private:
             return fail(
                 Errc::InvalidArgument,
                 "this command has no --dry-run: that is for image rm, container rm, lease rm, gc, migrate, orphans "
-                "reclaim, orphans undo, orphans purge and cache evict");
+                "reclaim, orphans undo, orphans purge, cache evict and guard");
         if (auto *import = std::get_if<ImageImportArgs>(&line_.verb)) {
             const size_t slash = platform_.find('/');
             if (slash == 0 || slash == std::string::npos || slash + 1 == platform_.size())
@@ -398,6 +445,7 @@ private:
             return fail(Errc::InvalidArgument,
                         "doctor --watch reads the facts again each time, and standard input (--facts "
                         "-) can be read once only; name a file, or leave one of the two out");
+        if (const auto *watch = std::get_if<WatchArgs>(&line_.verb)) TRY(check_watch(*watch));
         if (const auto *run = std::get_if<RunArgs>(&line_.verb)) {
             if (run->image.empty() == run->container.empty())
                 return fail(Errc::InvalidArgument, "run needs an IMAGE, or --container NAME (not both)");
@@ -406,6 +454,16 @@ private:
                             "--rm and --name are for a container made by run, not with --container");
             if (run->remove && run->keep) return fail(Errc::InvalidArgument, "--rm and --keep exclude each other");
         }
+        return {};
+    }
+
+    static Status check_watch(const WatchArgs &args) {
+        if (args.exec && args.command.empty())
+            return fail(Errc::InvalidArgument, "--exec needs a command, behind the PATHs: --exec -- CMD ARG...");
+        if (args.signal.empty()) return {};
+        if (args.pid == 0 && args.container.empty())
+            return fail(Errc::InvalidArgument, "--signal needs --pid PID or --container NAME: whom to send it to");
+        TRY(in_context(parse_signal(args.signal), [] { return std::string("--signal"); }));
         return {};
     }
 
@@ -449,6 +507,9 @@ private:
     DoctorArgs doctor_;
     CacheTopArgs cache_top_;
     CacheEvictArgs cache_evict_;
+    GuardArgs guard_;
+    GuardEventsArgs guard_events_;
+    WatchArgs watch_;
     OrphansVerb orphans_all_;
     OrphansLsArgs orphans_ls_;
     OrphansReclaimArgs orphans_reclaim_;

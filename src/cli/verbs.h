@@ -48,6 +48,9 @@ Result<int> run(Context &context, const OrphansPurgeArgs &args);
 
 Result<int> run(Context &context, const CacheTopArgs &args);
 Result<int> run(Context &context, const CacheEvictArgs &args);
+Result<int> run(Context &context, const GuardArgs &args);
+Result<int> run(Context &context, const GuardEventsArgs &args);
+Result<int> run(Context &context, const WatchArgs &args);
 /// `shale df --host`
 Result<int> run_df_host(Context &context, const HostArgs &args);
 

@@ -25,6 +25,7 @@
 
 #include "cli/table.h"
 #include "daemon/args.h"
+#include "daemon/guardian.h"
 #include "daemon/log.h"
 #include "daemon/monitor.h"
 #include "daemon/notify.h"
@@ -44,10 +45,11 @@ struct Wanted {
     std::string metrics; ///< empty: off
     LogFormat format = LogFormat::text;
     LogLevel level = LogLevel::info;
+    guard::Config guard;
 };
 
 Result<Wanted> load(const cli::Globals &globals) {
-    const cli::Config config = TRY(cli::load_config(globals, false));
+    cli::Config config = TRY(cli::load_config(globals, false));
     const auto first = [&](auto member) -> std::optional<std::string> {
         for (const cli::Source &source : config.sources)
             if (source.*member) return source.*member;
@@ -67,6 +69,7 @@ Result<Wanted> load(const cli::Globals &globals) {
                     fmt::format("log level \"{}\" must be debug, info, warning or error", level));
     out.format = *parsed_format;
     out.level = *parsed_level;
+    out.guard = std::move(config.guard);
     return out;
 }
 
@@ -112,7 +115,8 @@ public:
         for (const cli::Snapshotter &one : wanted_.snapshotters)
             served_.push_back(TRY(Served::listen(one, log_)));
         TRY(open_stores());
-        if (!wanted_.metrics.empty()) monitor_ = TRY(Monitor::start(wanted_.metrics, served_));
+        if (wanted_.guard.enabled) guardian_ = TRY(Guardian::start(wanted_.guard, served_, log_));
+        if (!wanted_.metrics.empty()) monitor_ = TRY(Monitor::start(wanted_.metrics, served_, guardian_.get()));
         status_ = status();
         tell("READY=1\n" + status_);
         const Status ended = loop(signals.get());
@@ -219,11 +223,14 @@ private:
         tell("READY=1");
     }
 
-    /// The monitor, which looks at the stores; then these, all at once.
+    /// The monitor, which looks at the stores and the guard; then the guard; then these, all at once.
     void stop(const Status &ended) {
         const auto until = Clock::now() + stop_at_most;
         std::vector<Ending> endings;
         endings.push_back({"monitor", std::async(std::launch::async, [this] { monitor_.reset(); })});
+        await(endings, until, ended);
+        endings.clear();
+        endings.push_back({"guard", std::async(std::launch::async, [this] { guardian_.reset(); })});
         await(endings, until, ended);
         endings.clear();
         for (const auto &one : served_)
@@ -255,6 +262,7 @@ private:
     Log log_;
     std::string status_; ///< as the service manager was told
     std::vector<std::unique_ptr<Served>> served_;
+    std::unique_ptr<Guardian> guardian_;
     std::unique_ptr<Monitor> monitor_;
 };
 

@@ -168,11 +168,11 @@ frontends::HttpReply health(ServedList served) {
 }
 
 Monitor::Monitor(UniqueFd tcp, std::optional<sys::UnixListener> unix_socket, UniqueFd wake, ServedList served,
-                 std::chrono::milliseconds patience)
-    : tcp_(std::move(tcp)), unix_(std::move(unix_socket)), wake_(std::move(wake)), served_(served), patience_(patience),
-      thread_([this] { run(); }) {}
+                 const Guardian *guardian, std::chrono::milliseconds patience)
+    : tcp_(std::move(tcp)), unix_(std::move(unix_socket)), wake_(std::move(wake)), served_(served), guardian_(guardian),
+      patience_(patience), thread_([this] { run(); }) {}
 
-Result<std::unique_ptr<Monitor>> Monitor::start(const std::string &address, ServedList served,
+Result<std::unique_ptr<Monitor>> Monitor::start(const std::string &address, ServedList served, const Guardian *guardian,
                                                 std::chrono::milliseconds patience) {
     UniqueFd tcp, wake(::eventfd(0, EFD_CLOEXEC));
     if (!wake) return fail_errno(errno, "eventfd");
@@ -183,7 +183,7 @@ Result<std::unique_ptr<Monitor>> Monitor::start(const std::string &address, Serv
     else
         tcp = TRY(frontends::listen_loopback(address));
     return std::unique_ptr<Monitor>(
-        new Monitor(std::move(tcp), std::move(unix_socket), std::move(wake), served, patience));
+        new Monitor(std::move(tcp), std::move(unix_socket), std::move(wake), served, guardian, patience));
 }
 
 Monitor::~Monitor() {
@@ -194,7 +194,9 @@ Monitor::~Monitor() {
 
 void Monitor::run() {
     const auto answer = [&](std::string_view path) -> frontends::HttpReply {
-        if (path == "/metrics") return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(served_)};
+        if (path == "/metrics")
+            return {200, "text/plain; version=0.0.4; charset=utf-8",
+                    metrics_text(served_) + (guardian_ != nullptr ? guardian_->metrics() : "")};
         if (path == "/healthz") return health(served_);
         return {404, {}, "there are /metrics and /healthz\n"};
     };

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/guardian.h"
 #include "daemon/served.h"
 #include "frontends/http.h"
 #include "sys/unix_socket.h"
@@ -20,10 +21,11 @@ namespace shale::daemon {
 /// Answers on a thread of its own: a scrape that takes long holds up no call.
 class Monitor {
 public:
-    /// `address`: of loopback, or the path of a socket (made 0660). `served` outlives it. `patience` as of
-    /// serve_http().
+    /// `address`: of loopback, or the path of a socket (made 0660). `served` and `guardian` outlive it. `patience` as
+    /// of serve_http().
     static Result<std::unique_ptr<Monitor>> start(const std::string &address,
                                                   std::span<const std::unique_ptr<Served>> served,
+                                                  const Guardian *guardian = nullptr,
                                                   std::chrono::milliseconds patience = frontends::http_patience);
     /// Waits for an answer that is being made, for no client.
     ~Monitor();
@@ -32,13 +34,15 @@ public:
 
 private:
     Monitor(UniqueFd tcp, std::optional<sys::UnixListener> unix_socket, UniqueFd wake,
-            std::span<const std::unique_ptr<Served>> served, std::chrono::milliseconds patience);
+            std::span<const std::unique_ptr<Served>> served, const Guardian *guardian,
+            std::chrono::milliseconds patience);
     void run();
 
     UniqueFd tcp_;
     std::optional<sys::UnixListener> unix_;
     UniqueFd wake_;
     std::span<const std::unique_ptr<Served>> served_;
+    const Guardian *guardian_; ///< null: there is none
     std::chrono::milliseconds patience_;
     std::jthread thread_;
 };

@@ -72,7 +72,7 @@ protected:
     }
     void TearDown() override { EXPECT_TRUE(sys::remove_tree(AT_FDCWD, dir_.c_str())); }
     std::unique_ptr<Monitor> start(std::chrono::milliseconds patience) {
-        auto monitor = Monitor::start(socket_, {}, patience);
+        auto monitor = Monitor::start(socket_, {}, nullptr, patience);
         EXPECT_TRUE(monitor) << monitor.error().text();
         return std::move(*monitor);
     }

@@ -7,6 +7,8 @@
 #include <set>
 #include <sstream>
 
+#include "sys/fs.h"
+
 namespace shale::guard {
 namespace {
 
@@ -203,6 +205,12 @@ TEST(GuardConfig, EveryDefaultIsReadAsItself) {
             config.of(kind).tiers = {};
             EXPECT_EQ(config, Config()) << name << "." << option.key;
         }
+}
+
+TEST(GuardConfig, ThePackagedFileSaysTheSame) {
+    const auto text = sys::read_file(AT_FDCWD, SHALE_SOURCE_DIR "/packaging/shale.toml", size_t{1} << 20U);
+    ASSERT_TRUE(text);
+    EXPECT_TRUE(text->ends_with(example_toml())) << "its end is not example_toml(), which is:\n" << example_toml();
 }
 
 } // namespace

@@ -13,13 +13,14 @@ void set_hook(Hook *hook) noexcept {
 }
 
 std::string_view op_name(Op op) noexcept {
-    constexpr std::array<std::string_view, 38> names{
+    constexpr std::array<std::string_view, 41> names{
         "open",      "read",   "write",    "close",      "mkdir",       "mknod",    "symlink",    "link",
         "unlink",    "rename", "chown",    "chmod",      "utimens",     "truncate", "fallocate",  "setxattr",
         "getxattr",  "stat",   "getdents", "copy_range", "clone_range", "fsync",    "syncfs",     "sync_range",
         "lock",      "mount",  "umount",   "fsopen",     "fsconfig",    "fsmount",  "move_mount", "mount_setattr",
-        "open_tree", "ioctl",  "quotactl", "openat2",    "record",      "exec"};
-    static_assert(names.size() == static_cast<size_t>(Op::exec) + 1);
+        "open_tree", "ioctl",  "quotactl", "openat2",    "record",      "exec",     "fanotify",   "inotify",
+        "pidfd"};
+    static_assert(names.size() == static_cast<size_t>(Op::pidfd) + 1);
     return names[static_cast<size_t>(op)];
 }
 
@@ -32,6 +33,9 @@ bool op_mutates(Op op) noexcept {
     case Op::getdents:
     case Op::lock:
     case Op::openat2:
+    case Op::fanotify:
+    case Op::inotify:
+    case Op::pidfd:
         return false;
     default:
         return true;

@@ -50,6 +50,9 @@ enum class Op : uint8_t {
     openat2,
     record,
     exec,
+    fanotify,
+    inotify,
+    pidfd,
 };
 
 [[nodiscard]] std::string_view op_name(Op op) noexcept;

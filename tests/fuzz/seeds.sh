@@ -8,7 +8,7 @@ mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter,facts,host_text}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter,facts,host_text,event_queue}
 
 # --- trees and archives
 tree=$work/tree
@@ -149,6 +149,23 @@ done
 printf '\003%s\n' '36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue' >"$out/host_text/mounts"
 printf '\000activation {\n\tthin_pool_autoextend_threshold = 80 # percent\n}\n' >"$out/host_text/lvm"
 printf '\007version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  a = ["b", 1, true]\n' >"$out/host_text/toml"
-printf '\010[storage]\ndriver = "overlay"\n' >"$out/host_text/storage"
+printf '\007[storage]\ndriver = "overlay"\n' >"$out/host_text/storage"
 printf '\012[{"id":"a","names":["b"]},{"id":"c"}]' >"$out/host_text/layers"
 printf '\011rw,lowerdir=/a:/b,upperdir=/u,workdir=/w' >"$out/host_text/overlay"
+printf '\015Package: docker-ce\nStatus: install ok installed\nDescription: d\n e\nVersion: 5:27.3.1-1~debian.12~bookworm\n\nPackage: x\n' >"$out/host_text/dpkg"
+be32() { # NUMBERS...
+  local number hex
+  for number; do
+    hex=$(printf '%08x' "$number")
+    printf %b "\\x${hex:0:2}\\x${hex:2:2}\\x${hex:4:2}\\x${hex:6:2}"
+  done
+}
+{
+  printf '\010\001' # the second file
+  be32 4 40 1001 6 0 1 1116 4 7 2 1117 8 15 2 1118 8 30 1
+  printf '24.0.5\0'; be32 0 0; printf 'docker\0dockerd\0/usr/bin/\0'
+} >"$out/host_text/rpm"
+
+# --- buffers of the kernel: one event each
+printf 'a\070\0\0\0\003\0\030\0\002\0\0\0\0\0\0\0\377\377\377\377\001\0\0\0\002\0\040\0filesyst\010\0\0\0\001\0\0\0handle_8a\0\0\0' >"$out/event_queue/fanotify"
+printf 'b\001\0\0\0\002\0\0\0\0\0\0\0\004\0\0\0a\0\0\0' >"$out/event_queue/inotify"

@@ -52,7 +52,7 @@ bool same(const struct stat &one, const struct stat &other) {
 class Search {
 public:
     Search(const probe::Host &host, const std::vector<probe::Process> &processes, probe::Facts &facts)
-        : host_(host), facts_(facts) {
+        : host_(host), facts_(facts), packages_(host) {
         moment_.now_s =
             facts.taken_s != 0 ? facts.taken_s : static_cast<uint64_t>(std::max<time_t>(::time(nullptr), 0));
         moment_.processes_seen = host.live() && !processes.empty();
@@ -154,12 +154,13 @@ private:
         for (const Instance &other : found_)
             if (identity(host_, other.root) == id) return;
         if (one.pid != 0 || one.config_path == default_config)
-            one.version = packaged_version(host_, "containerd", one.pid, facts_.problems);
+            one.version = packages_.version("containerd", one.pid, facts_.problems);
         found_.push_back(std::move(one));
     }
 
     const probe::Host &host_;
     probe::Facts &facts_;
+    Packages packages_;
     Moment moment_;
     std::vector<Instance> found_;
     std::vector<Elsewhere> elsewhere_;

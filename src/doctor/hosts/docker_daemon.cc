@@ -315,9 +315,10 @@ std::vector<Place> find_places(const probe::Host &host, const std::vector<probe:
     add_rootless(rootless, daemons, places);
     if (!data_root.empty() && places.all().empty()) places.add_root(data_root, {});
     std::vector<Place> out = std::move(places.all());
+    Packages packages(host);
     for (auto &place : out)
         if (place.pid != 0 || place.config_path == default_config)
-            place.version = packaged_version(host, "dockerd", place.pid, facts.problems);
+            place.version = packages.version("dockerd", place.pid, facts.problems);
     add_remapped(host, out, facts);
     return out;
 }

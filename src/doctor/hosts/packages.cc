@@ -23,7 +23,8 @@ namespace {
 
 constexpr size_t max_status_bytes = size_t{64} << 20U, max_list_bytes = size_t{4} << 20U;
 constexpr size_t max_rpm_bytes = size_t{256} << 20U;
-constexpr int max_matches = 100; ///< files of one name in one package
+constexpr size_t max_header_bytes = size_t{4} << 20U; ///< of a package of rpm's; those of daemons have some 100 KiB
+constexpr size_t max_files = 100;                     ///< of one name in all packages
 
 /// Debian's packages, and those of Docker and Microsoft; rpm's database is asked by file.
 struct Program {
@@ -41,30 +42,23 @@ void note(std::vector<probe::Problem> &problems, const std::string &about, const
         problems.push_back({about, std::move(why)});
 }
 
-/// Without epoch, revision, and what a distribution adds to it (deb-version(7)).
+/// Without epoch, revision, and what a distribution adds to it (deb-version(7)). What is before a release is marked
+/// with "~", so that it sorts there: "27.0.0~rc.1" is "27.0.0-rc.1" to its makers.
 std::string upstream(std::string_view version) {
+    constexpr auto before_release = std::to_array<std::string_view>({"rc", "beta", "alpha", "tp", "pre", "dev", "git"});
     if (const size_t colon = version.find(':'); colon != std::string_view::npos) version.remove_prefix(colon + 1);
-    return std::string(version.substr(0, version.find_first_of("-~")));
+    version = version.substr(0, version.find_first_of("-+"));
+    const std::string_view release = probe::next_part(version, '~');
+    while (!version.empty()) {
+        const std::string_view part = probe::next_part(version, '~');
+        if (std::ranges::any_of(before_release, [&](std::string_view word) { return part.starts_with(word); }))
+            return fmt::format("{}-{}", release, part);
+    }
+    return std::string(release);
 }
 
-/// Path of the program's file; "": it is not there, or the one that runs is another.
-std::string path_of(const probe::Host &host, std::string_view program, int pid) {
-    if (pid == 0) {
-        for (const std::string_view dir : {"/usr/bin", "/usr/sbin"}) {
-            std::string path = fmt::format("{}/{}", dir, program);
-            if (const auto status = host.stat(path); status && *status) return path;
-        }
-        return {};
-    }
-    const auto link = host.open_path(fmt::format("/proc/{}/exe", pid), O_PATH | O_NOFOLLOW);
-    auto path = link ? sys::read_link(link->get(), "") : Result<std::string>(std::unexpected(link.error()));
-    if (!path) return {};
-    if (!host.live()) return std::move(*path);
-    // The same path may lead elsewhere in its mount namespace. That of a file that was replaced ends with " (deleted)".
-    const auto theirs = sys::stat_at(AT_FDCWD, fmt::format("/proc/{}/root{}", pid, *path).c_str());
-    const auto ours = host.stat(*path);
-    const bool same = theirs && ours && *ours && theirs->st_dev == (*ours)->st_dev && theirs->st_ino == (*ours)->st_ino;
-    return same ? std::move(*path) : std::string();
+bool is_named(std::string_view path, std::string_view program) {
+    return split_path(path).second == program;
 }
 
 std::string read(const probe::Host &host, const std::string &path, size_t limit,
@@ -74,44 +68,49 @@ std::string read(const probe::Host &host, const std::string &path, size_t limit,
     return text && *text ? std::move(**text) : std::string();
 }
 
-bool has_line(std::string_view text, std::string_view line) {
-    while (!text.empty())
-        if (probe::next_part(text, '\n') == line) return true;
-    return false;
-}
-
-std::string by_dpkg(const probe::Host &host, const Program &program, const std::string &path,
-                    std::vector<probe::Problem> &problems) {
+PackagedFiles read_dpkg(const probe::Host &host, const Program &program, std::vector<probe::Problem> &problems) {
+    PackagedFiles out;
+    std::string status;
     for (const std::string_view package : program.packages) {
         if (package.empty()) break;
-        const std::string list = fmt::format("/var/lib/dpkg/info/{}.list", package); // dpkg-query(1), --listfiles
-        if (has_line(read(host, list, max_list_bytes, problems), path))
-            return version_in_dpkg_status(read(host, "/var/lib/dpkg/status", max_status_bytes, problems), package);
+        const std::string path = fmt::format("/var/lib/dpkg/info/{}.list", package); // dpkg-query(1), --listfiles
+        const std::string list = read(host, path, max_list_bytes, problems);
+        std::string version;
+        for (std::string_view rest = list; !rest.empty() && out.size() < max_files;) {
+            const std::string_view file = probe::next_part(rest, '\n');
+            if (!is_named(file, program.name)) continue;
+            if (status.empty()) status = read(host, "/var/lib/dpkg/status", max_status_bytes, problems);
+            if (version.empty()) version = version_in_dpkg_status(status, package);
+            if (version.empty()) break; // the package was removed, and the list is left
+            out.emplace(file, version);
+        }
     }
-    return {};
+    return out;
 }
 
-/// rpm, lib/backend/sqlite.cc: headers by number in Packages, numbers by the name of a file in Basenames.
-std::string by_rpm(const probe::Host &host, const Program &program, const std::string &path,
-                   std::vector<probe::Problem> &problems) {
-    for (const char *const file : {"/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"}) {
-        const auto status = host.stat(file);
+/// rpm, lib/backend/sqlite.cc: headers by number in Packages; in Basenames, by the name of a file, the number and which
+/// of the header's files it is.
+PackagedFiles read_rpm(const probe::Host &host, const Program &program, std::vector<probe::Problem> &problems) {
+    PackagedFiles out;
+    for (const char *const path : {"/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"}) {
+        const auto status = host.stat(path);
         if (status && !*status) continue;
-        std::string out;
         const auto look = [&]() -> Status {
-            const auto copy = TRY(SqliteCopy::read(host, file, max_rpm_bytes));
-            return copy.for_each(fmt::format("SELECT p.blob FROM Basenames b JOIN Packages p ON p.hnum = b.hnum "
-                                             "WHERE b.key = '{}'",
-                                             program.name),
-                                 [&](const SqliteRow &row) {
-                                     if (out.empty()) out = version_in_rpm_header(row.text(0), path);
-                                     return Status();
-                                 });
+            const auto copy = TRY(SqliteCopy::read(host, path, max_rpm_bytes));
+            const std::string files =
+                fmt::format("SELECT p.blob, b.idx FROM Basenames b JOIN Packages p ON p.hnum = b.hnum "
+                            "WHERE b.key = '{}' AND length(p.blob) <= {} LIMIT {}",
+                            program.name, max_header_bytes, max_files);
+            return copy.for_each(files, [&](const SqliteRow &row) {
+                auto file = file_in_rpm_header(row.text(0), row.count(1));
+                if (is_named(file.path, program.name)) out.emplace(std::move(file.path), std::move(file.version));
+                return Status();
+            });
         };
-        if (const Status looked = look(); !looked) note(problems, file, looked.error());
+        if (const Status looked = look(); !looked) note(problems, path, looked.error());
         return out;
     }
-    return {};
+    return out;
 }
 
 uint32_t big32(std::string_view bytes, size_t at) {
@@ -149,15 +148,14 @@ public:
         }
         return {};
     }
-    [[nodiscard]] Values texts(uint32_t tag) const { return find(tag, {6, 8, 9}); }
-    [[nodiscard]] std::string_view text(uint32_t tag, uint32_t index = 0) const {
-        auto [rest, count] = texts(tag);
+    [[nodiscard]] std::string_view text(uint32_t tag, uint64_t index = 0) const {
+        auto [rest, count] = find(tag, {6, 8, 9});
         if (index >= count) return {};
         for (; index != 0 && !rest.empty(); --index)
             (void)probe::next_part(rest, '\0');
         return probe::next_part(rest, '\0');
     }
-    [[nodiscard]] std::optional<uint32_t> number(uint32_t tag, uint32_t index) const {
+    [[nodiscard]] std::optional<uint32_t> number(uint32_t tag, uint64_t index) const {
         const auto [all, count] = find(tag, {4});
         if (index >= count || index >= all.size() / sizeof(uint32_t)) return std::nullopt;
         return big32(all, index * sizeof(uint32_t));
@@ -170,13 +168,40 @@ private:
 
 } // namespace
 
-std::string packaged_version(const probe::Host &host, std::string_view program, int pid,
-                             std::vector<probe::Problem> &problems) {
-    const auto known = std::ranges::find(programs, program, &Program::name);
-    const std::string path = known == programs.end() ? std::string() : path_of(host, program, pid);
+std::string path_of_program(const probe::Host &host, std::string_view program, int pid) {
+    if (pid == 0) {
+        for (const std::string_view dir : {"/usr/bin", "/usr/sbin"}) {
+            std::string path = fmt::format("{}/{}", dir, program);
+            if (const auto status = host.stat(path); status && *status) return path;
+        }
+        return {};
+    }
+    const std::string exe = fmt::format("/proc/{}/exe", pid);
+    const auto link = host.open_path(exe, O_PATH | O_NOFOLLOW);
+    auto path = link ? sys::read_link(link->get(), "") : Result<std::string>(std::unexpected(link.error()));
+    if (!path || !is_named(*path, program)) return {};
+    if (!host.live()) return std::move(*path);
+    // The kernel's own link leads to the file that runs, whatever the path shows by now, here and in the process' mount
+    // namespace.
+    const auto file = sys::open_at2(AT_FDCWD, exe.c_str(), O_PATH, 0);
+    const auto theirs = file ? sys::stat_at(file->get(), "") : Result<struct stat>(std::unexpected(file.error()));
+    const auto ours = host.stat(*path);
+    const bool same = theirs && ours && *ours && theirs->st_dev == (*ours)->st_dev && theirs->st_ino == (*ours)->st_ino;
+    return same ? std::move(*path) : std::string();
+}
+
+std::string Packages::version(std::string_view program, int pid, std::vector<probe::Problem> &problems) {
+    const auto which = std::ranges::find(programs, program, &Program::name);
+    const std::string path = which == programs.end() ? std::string() : path_of_program(host_, program, pid);
     if (path.empty()) return {};
-    std::string out = by_dpkg(host, *known, path, problems);
-    return upstream(out.empty() ? by_rpm(host, *known, path, problems) : out);
+    const auto find = [&](std::optional<PackagedFiles> &files, auto &&reader) -> std::string {
+        if (!files) files = reader(host_, *which, problems);
+        const auto found = files->find(path);
+        return found == files->end() ? std::string() : found->second;
+    };
+    Databases &its = known_[which->name];
+    const std::string by_dpkg = find(its.dpkg, read_dpkg);
+    return upstream(by_dpkg.empty() ? find(its.rpm, read_rpm) : by_dpkg);
 }
 
 std::string version_in_dpkg_status(std::string_view status, std::string_view package) {
@@ -202,20 +227,15 @@ std::string version_in_dpkg_status(std::string_view status, std::string_view pac
     return {};
 }
 
-std::string version_in_rpm_header(std::string_view header, std::string_view path) {
+PackagedFile file_in_rpm_header(std::string_view header, uint64_t index) {
+    constexpr size_t longest = 4096; // PATH_MAX
     const RpmHeader all(header);
-    const auto [directory, name] = split_path(path);
-    auto [names, count] = all.texts(RpmHeader::base_names);
-    int matches = 0;
-    for (uint32_t i = 0; i < count && !names.empty() && matches < max_matches; ++i) {
-        if (probe::next_part(names, '\0') != name) continue;
-        ++matches;
-        const auto index = all.number(RpmHeader::dir_indexes, i);
-        const std::string_view in = index ? all.text(RpmHeader::dir_names, *index) : std::string_view();
-        if (in.ends_with('/') && in.substr(0, in.size() - 1) == directory)
-            return std::string(all.text(RpmHeader::version));
-    }
-    return {};
+    const std::string_view name = all.text(RpmHeader::base_names, index);
+    const auto directory = all.number(RpmHeader::dir_indexes, index);
+    const std::string_view in = directory ? all.text(RpmHeader::dir_names, *directory) : std::string_view();
+    const std::string_view version = all.text(RpmHeader::version);
+    if (name.empty() || !in.ends_with('/') || in.size() + name.size() > longest || version.size() > longest) return {};
+    return {fmt::format("{}{}", in, name), std::string(version)};
 }
 
 } // namespace shale::doctor
