@@ -87,8 +87,9 @@ void read_stores(const Host &host, const GatherOptions &options, Facts &facts) {
             if (place.engine == engine.name) engine.read(host, facts.processes, place.root, facts);
     }
     const auto read_pools = [&] {
-        std::vector<probe::Problem> known; // from the first reading
-        return probe::read_thin_pools(host, facts.devices, facts.processes, known);
+        PoolReading out;
+        out.pools = probe::read_thin_pools(host, facts.devices, facts.processes, out.problems);
+        return out;
     };
     read_thin_transactions(host, read_pools, facts);
 }

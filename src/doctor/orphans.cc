@@ -22,7 +22,7 @@ using probe::Facts;
 using probe::Host;
 
 std::string what_of(const probe::StoreLayer &layer, const checks::Layers &all) {
-    if (checks::is_orphan(layer, all)) return "without a record";
+    if (checks::is_orphan(layer, all)) return layer.kind == "step" ? "left by a step of a build" : "without a record";
     if (layer.on_disk && !layer.recorded && layer.used_by.empty()) {
         if (layer.kind == "removing") return "half removed";
         if (checks::is_init_leftover(layer, all)) return "init layer of a container that is gone";
@@ -72,6 +72,11 @@ private:
             orphan.store = &store;
             orphan.layer = &layer;
             orphan.what = std::move(what);
+            if (layer.kind == "step")
+                orphan.proof.emplace_back(store.running
+                                              ? "it last changed before its daemon began, which knows no step "
+                                                "of an earlier one"
+                                              : "it is a step's, and no daemon runs that would have one");
             for (const auto &source : store.sources)
                 if (source.state == "read")
                     orphan.proof.push_back(fmt::format("nothing refers to it in {} ({}, {})", source.path, source.what,

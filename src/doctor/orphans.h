@@ -20,8 +20,9 @@ namespace shale::doctor {
 struct Orphan {
     const probe::Store *store = nullptr; ///< of the facts, as is the next
     const probe::StoreLayer *layer = nullptr;
-    std::string what;               ///< "without a record", "half removed", "init layer of a container that is gone"
-    std::vector<std::string> proof; ///< what was searched, and how much of it there was
+    /// "without a record", "left by a step of a build", "half removed", "init layer of a container that is gone"
+    std::string what;
+    std::vector<std::string> proof;     ///< what was searched, and how much of it there was
     std::vector<std::string> obstacles; ///< why it is not touched; empty: it may be reclaimed
     std::string path, root;             ///< canonical, as this process names them: it, and its store
     std::pair<dev_t, ino_t> inode;      ///< what was judged

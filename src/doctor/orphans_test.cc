@@ -103,6 +103,23 @@ TEST_F(OrphansTest, OnlyWhatNoRecordHasIsOneAndTheRecordsAreNamed) {
     EXPECT_EQ(found.orphans[0].path, fs::canonical(root_.here("/docker/overlay2/lost")));
 }
 
+TEST_F(OrphansTest, WhatABuildHasLeftIsOneUnlessItIsMounted) {
+    facts_.stores[0].layers[1].kind = "step";
+    const auto found = audit();
+    ASSERT_EQ(found.orphans.size(), 1U);
+    EXPECT_EQ(found.orphans[0].what, "left by a step of a build");
+    EXPECT_THAT(found.orphans[0].obstacles, IsEmpty());
+    EXPECT_THAT(found.orphans[0].proof.at(0), HasSubstr("no daemon runs"));
+    facts_.stores[0].running = true;
+    EXPECT_THAT(audit().orphans.at(0).proof.at(0), HasSubstr("before its daemon began"));
+    auto &mount = uses_.namespaces[0].mounts.emplace_back();
+    mount.type = "overlay";
+    mount.device = "0:50";
+    mount.root = "/";
+    mount.target = found.orphans[0].path + "/rootfs";
+    EXPECT_THAT(obstacle(), HasSubstr("something is mounted on it or from it, at " + mount.target));
+}
+
 TEST_F(OrphansTest, RecordsThatCouldNotBeReadProveNothing) {
     facts_.stores[0].sources[0].state = "unreadable";
     facts_.stores[0].sources[0].why = "cut off";

@@ -9,6 +9,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include <fmt/format.h>
+
 #include "doctor/checks/common.h"
 #include "doctor/space.h"
 
@@ -224,7 +226,10 @@ TEST(Space, TheSumIsWhatStatfsSays) {
 TEST(Space, NoTreeHasTheSubvolumesInIt) {
     auto facts = facts_with_store();
     facts.file_systems[0].type = "btrfs";
-    facts.stores[0].driver = "btrfs"; // its layers are such
+    auto &store = facts.stores[0];
+    store.driver = "btrfs";
+    for (auto &layer : store.layers)
+        layer.path = fmt::format("{}/btrfs/subvolumes/{}", store.root, layer.id);
     auto spaces = account(facts, {{"/var", 100'000, 40}});
     ASSERT_EQ(spaces.size(), 1U);
     EXPECT_EQ(part(spaces[0].parts, "docker")->bytes, 251'000U);
@@ -235,6 +240,28 @@ TEST(Space, NoTreeHasTheSubvolumesInIt) {
 
     spaces = account(facts, {{"/var", 100'000, 40, {"/var/lib/docker"}}}); // all of it is in one
     EXPECT_EQ(part(part(spaces.at(0).parts, "other files")->parts, "/var")->bytes, 100'000U);
+}
+
+/// What lies beside the driver's directory is in none.
+TEST(Space, OnlyTheDriversLayersAreSubvolumes) {
+    auto facts = facts_with_store();
+    auto &store = facts.stores[0];
+    store.driver = "btrfs";
+    store.layers[0].path = store.root + "/tmp/docker-import-1"; // counted from above
+    store.layers[1].path = store.root + "/btrfs/subvolumes/lost";
+    store.layers[1].kind = "ingest"; // whatever it is taken for
+    const auto var = [&] {
+        return part(part(account(facts, {{"/var", 200'000, 40}}).at(0).parts, "other files")->parts, "/var")->bytes;
+    };
+    EXPECT_EQ(var(), 49'000U);
+    store.engine = "buildkit";
+    EXPECT_EQ(var(), 0U);
+    store.layers[1].path = store.root + "/runc-btrfs/snapshots/snapshots/1";
+    EXPECT_EQ(var(), 49'000U);
+    store.engine = "containerd";
+    store.layers[0].path = "/var/lib/elsewhere/1";
+    store.layers[1].path = store.root + "/snapshots/1";
+    EXPECT_EQ(var(), 49'000U);
 }
 
 TEST(Space, SharedExtentsMakeTheRestNegative) {

@@ -89,11 +89,26 @@ void take_off(Amount &from, uint64_t bytes, uint64_t inodes) {
     from.inodes -= std::min(from.inodes, inodes);
 }
 
-/// What of a store lies in subvolumes, which no walk from above enters: each layer of the driver btrfs is one.
+/// Where the driver btrfs keeps its layers, each in a subvolume: in a snapshotter of containerd's own directory, in a
+/// worker's of buildkitd (hosts/buildkit_standalone.cc), else in that of the driver's name.
+std::string subvolumes_of(const probe::Store &store) {
+    if (store.engine == "containerd") return store.root;
+    return store.root + (store.engine == "buildkit" ? "/runc-btrfs/snapshots" : "/btrfs");
+}
+
+/// What of a store lies in subvolumes, which no walk from above enters. Other trees of it are plain directories (what
+/// Docker unpacks in tmp, what a build left).
 Amount in_subvolumes(const Facts &facts, const probe::Store &store, const FileSystem &fs) {
-    if (store.driver != "btrfs") return {};
-    const SpaceNode layers = layers_of(facts, store, fs);
-    return {layers.bytes, layers.inodes};
+    Amount out;
+    if (store.driver != "btrfs") return out;
+    const std::string directory = subvolumes_of(store);
+    for (const auto &layer : store.layers) {
+        if (!layer.usage || !checks::lies_in(layer.path, directory)) continue;
+        if (checks::file_system_of(facts, layer.path) != &fs) continue;
+        out.bytes += layer.usage->bytes;
+        out.inodes += layer.usage->inodes;
+    }
+    return out;
 }
 
 struct Volume {

@@ -30,6 +30,7 @@ struct MalformedToml {};
 #pragma pop_macro("NDEBUG")
 
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 #include <string>
 
@@ -138,6 +139,7 @@ nlohmann::json convert(const toml::node &node) {
 
 std::string text_of(const nlohmann::json &value) {
     if (value.is_string()) return value.get<std::string>();
+    if (value.is_number_float() && !std::isfinite(value.get<double>())) return {}; // JSON has no word for it
     return value.is_number() || value.is_boolean() ? value.dump() : std::string();
 }
 

@@ -27,7 +27,8 @@ Result<nlohmann::json> parse_toml(std::string_view text);
 using TomlPath = std::initializer_list<std::string_view>;
 /// What `path` leads to in a document of parse_toml(); nullptr: it is not there.
 const nlohmann::json *toml_at(const nlohmann::json &from, TomlPath path);
-/// It as text; numbers and truth values as TOML has them. "": it is not there, or is a table or a list.
+/// It as text; numbers and truth values as TOML has them. "": it is not there, is a table or a list, or no finite
+/// number.
 std::string toml_text(const nlohmann::json &from, TomlPath path);
 /// The members of a list, as toml_text() has them; of a text, a number or a truth value a list of one.
 std::vector<std::string> toml_texts(const nlohmann::json &from, TomlPath path);

@@ -117,6 +117,13 @@ TEST(TomlJson, WhatIsNotThereHasNoText) {
     EXPECT_EQ(toml_at(nlohmann::json(), {"a"}), nullptr); // of a file that could not be read
 }
 
+TEST(TomlJson, WhatIsNoNumberHasNoText) {
+    const auto document = parse_toml("a = nan\nb = [inf, -inf, 2.5]\n");
+    ASSERT_TRUE(document) << document.error().text();
+    EXPECT_EQ(toml_text(*document, {"a"}), "");
+    EXPECT_THAT(toml_texts(*document, {"b"}), ElementsAre("", "", "2.5"));
+}
+
 TEST(TomlJson, EndsOnEveryInput) {
     const std::string text = "[a]\nb = [\"c\", 'd', [1, [2]]]\r\ne = \"\"\"f\n\"\"\" # g\n[[h]]\ni.j = {k=\"l\"}\n";
     for (size_t size = 0; size <= text.size(); ++size)

@@ -174,10 +174,12 @@ struct RecordSource {
 
 /// A tree of a store: what its records and its disk say.
 struct StoreLayer {
-    std::string id;        ///< its directory, dataset or device
-    std::string path;      ///< "": it is no path
-    std::string name;      ///< chain id, snapshot key
-    std::string kind;      ///< "committed", "active", "view", "init", "removing", "ingest", "cache"; "": not recorded
+    std::string id;   ///< its directory, dataset or device
+    std::string path; ///< "": it is no path
+    std::string name; ///< chain id, snapshot key
+    /// "committed", "active", "view", "init", "removing", "ingest", "cache", "step" (of a build, its daemon is gone);
+    /// "": not recorded
+    std::string kind;
     std::string parent;    ///< id of the one below
     bool recorded = false; ///< in the records
     bool on_disk = false;

@@ -296,16 +296,20 @@ private:
         left_.descriptors -= names->size();
         seen_.clear();
         watches_.clear();
-        handles_ = 0;
+        paths_of_process_ = 0;
         for (const auto &name : *names)
             read_descriptor({dir, files->get(), infos->get(), name}, process);
-        for (const auto &[what, watched] : watches_) {
-            auto found = watched.handle ? paths_->find(what, *watched.handle) : WatchPaths::Found();
+        for (const auto &[key, watched] : watches_) {
+            const auto &[what, handle] = key;
+            auto found = watched.find_path ? paths_->find(what, *handle) : WatchPaths::Found();
             out_.inotify_watches.push_back({process.pid, process.command, what.device, what.inode, watched.count,
                                             std::move(found.path), found.inode});
         }
         if (paths_) paths_->close();
     }
+
+    /// The subvolumes of btrfs have one superblock and each its own inode numbers: the handle tells them apart.
+    using WatchKey = std::pair<WatchedInode, std::optional<FileHandle>>;
 
     struct Descriptor {
         int process_dir, files, infos;
@@ -331,26 +335,25 @@ private:
             if (!watch) return true;
             if (left_.watches == 0) return !(no_watches_left_ = true);
             --left_.watches;
-            const auto [entry, is_new] = watches_.try_emplace(std::move(*watch));
+            const auto [entry, is_new] = watches_.try_emplace({std::move(*watch), parse_file_handle(line)});
             ++entry->second.count;
-            if (is_new) entry->second.handle = handle_to_open(entry->first, line);
+            if (is_new) entry->second.find_path = is_to_be_found(entry->first);
             return true;
         });
         if (!done) note(process, "inotify watches", done.error());
     }
 
-    /// nullopt: its path is not looked for.
-    std::optional<FileHandle> handle_to_open(const WatchedInode &what, std::string_view line) {
-        if (!paths_ || !paths_->may_find(what.device)) return std::nullopt;
-        auto handle = parse_file_handle(line);
-        if (!handle) return std::nullopt;
-        if (left_.paths == 0 || handles_ == left_.paths_of_process) {
+    /// False: its path is not looked for.
+    bool is_to_be_found(const WatchKey &key) {
+        const auto &[what, handle] = key;
+        if (!paths_ || !handle || !paths_->may_find(what.device)) return false;
+        if (left_.paths == 0 || paths_of_process_ == left_.paths_of_process) {
             ++paths_left_out_;
-            return std::nullopt;
+            return false;
         }
         --left_.paths;
-        ++handles_;
-        return handle;
+        ++paths_of_process_;
+        return true;
     }
 
     void read_deleted(const Descriptor &which, const Process &process, std::string_view link) {
@@ -393,7 +396,7 @@ private:
 
     struct Watched {
         uint64_t count = 0;
-        std::optional<FileHandle> handle;
+        bool find_path = false;
     };
 
     const Host &host_;
@@ -405,10 +408,10 @@ private:
     bool kernels_ = false; ///< it is a proc file system
     ProcessFacts out_;
     std::optional<WatchPaths> paths_;
-    std::set<std::pair<dev_t, ino_t>> seen_;  ///< of one process
-    std::map<WatchedInode, Watched> watches_; ///< of one process
-    uint64_t handles_ = 0;                    ///< of one process
-    bool is_denied_ = false;                  ///< of one process
+    std::set<std::pair<dev_t, ino_t>> seen_; ///< of one process
+    std::map<WatchKey, Watched> watches_;    ///< of one process
+    uint64_t paths_of_process_ = 0;          ///< that are looked for
+    bool is_denied_ = false;                 ///< of one process
     uint64_t paths_left_out_ = 0;
     uint64_t denied_ = 0;
     bool no_descriptors_left_ = false, no_watches_left_ = false;

@@ -17,7 +17,7 @@ namespace shale::probe {
 struct ProcessFacts {
     std::vector<Process> processes;            ///< by pid
     std::vector<DeletedFile> deleted_files;    ///< of file systems that store; each inode once a process
-    std::vector<InotifyWatch> inotify_watches; ///< one entry a process and inode
+    std::vector<InotifyWatch> inotify_watches; ///< one entry a process and inode (of each subvolume of btrfs)
 };
 
 /// Of all processes together. What goes beyond is left out and named.
@@ -52,6 +52,7 @@ std::optional<WatchedInode> parse_inotify_line(std::string_view line);
 struct FileHandle {
     int type = 0;
     std::string bytes; ///< at most MAX_HANDLE_SZ (128)
+    auto operator<=>(const FileHandle &) const = default;
 };
 /// Of the same line (Linux 3.8); nullopt: it has none.
 std::optional<FileHandle> parse_file_handle(std::string_view line);

@@ -23,6 +23,7 @@
 #include <fmt/format.h>
 
 #include "base/fd.h"
+#include "probe/processes_watches.h"
 #include "probe/test_root.h"
 #include "sys/fs.h"
 #include "sys/seam.h"
@@ -208,6 +209,26 @@ TEST_F(MadeUp, Watches) {
     EXPECT_EQ(facts.inotify_watches[0].watches, 3U);
     EXPECT_EQ(facts.inotify_watches[1].inode, 11U);
     EXPECT_EQ(facts.inotify_watches[1].watches, 1U);
+}
+
+/// As btrfs has it: one superblock, and inode 256 in each subvolume.
+TEST_F(MadeUp, WatchesOfTwoSubvolumesAreTwo) {
+    process(5, "kubelet");
+    const auto line = [](int number, std::string_view handle) {
+        return fmt::format("inotify wd:{} ino:100 sdev:2d mask:1 ignored_mask:0 fhandle-bytes:4 fhandle-type:4d "
+                           "f_handle:{}\n",
+                           number, handle);
+    };
+    descriptor(5, 3, "anon_inode:inotify", line(1, "00000105") + line(2, "00000106"));
+    descriptor(5, 4, "anon_inode:inotify", line(1, "00000106"));
+    const auto facts = read();
+    ASSERT_EQ(facts.inotify_watches.size(), 2U);
+    for (const auto &watch : facts.inotify_watches) {
+        EXPECT_EQ(watch.device, "0:45");
+        EXPECT_EQ(watch.inode, 256U);
+    }
+    EXPECT_EQ(facts.inotify_watches[0].watches, 1U);
+    EXPECT_EQ(facts.inotify_watches[1].watches, 2U);
 }
 
 TEST_F(MadeUp, ManyWatchesAreReadInPieces) {
@@ -402,7 +423,8 @@ protected:
         ASSERT_EQ(::rename(at("/new").c_str(), at(name).c_str()), 0);
     }
     InotifyWatch read_watch(uint64_t inode) {
-        const auto watches = ours(read().inotify_watches);
+        // Others' watches, of which the host may have many, are not to come first.
+        const auto watches = ours(read({.paths = 1'000'000, .paths_of_process = 1'000'000}).inotify_watches);
         const auto found = std::ranges::find(watches, inode, &InotifyWatch::inode);
         EXPECT_NE(found, watches.end());
         return found == watches.end() ? InotifyWatch() : *found;
@@ -420,6 +442,40 @@ private:
     std::string top_; ///< as the kernel names it
     std::vector<UniqueFd> open_;
 };
+
+/// On the way to a mount nothing may wait for another host or process.
+TEST(MountsToLookOn, AreReachedOverWhatAnswers) {
+    const auto targets_of = [](std::string_view text) {
+        const auto table = sys::parse_mountinfo(text);
+        EXPECT_TRUE(table) << table.error().text();
+        std::vector<std::string> out;
+        if (table)
+            for (const auto *mount : mounts_to_look_on(*table))
+                out.push_back(mount->target);
+        return out;
+    };
+    EXPECT_THAT(targets_of("20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+                           "21 20 0:30 / /mem rw - tmpfs tmpfs rw\n"
+                           "22 21 8:2 / /mem/disk rw - ext4 /dev/sdb1 rw\n"
+                           "23 20 0:31 / /net rw - nfs4 server:/ rw\n"
+                           "24 23 8:3 / /net/disk rw - ext4 /dev/sdc1 rw\n"
+                           "25 24 8:3 /a /net/disk/far/below rw - ext4 /dev/sdc1 rw\n"
+                           "26 20 8:4 / /network rw - xfs /dev/sdd1 rw\n"
+                           "27 20 0:32 / /auto rw - autofs systemd-1 rw\n"
+                           "28 27 8:5 / /auto rw - ext4 /dev/sde1 rw\n"
+                           "29 20 0:33 / /fuse rw - fuse.sshfs x rw\n"
+                           "30 29 0:34 / /fuse/o rw - overlay overlay rw\n"
+                           "31 30 8:6 / /fuse/o/disk rw - ext4 /dev/sdf1 rw\n"),
+                ElementsAre("/", "/mem/disk", "/network", "/auto"));
+    EXPECT_THAT(targets_of("20 1 8:1 / /srv/disk rw - ext4 /dev/sda1 rw\n"
+                           "21 1 0:31 / /srv rw - nfs4 server:/ rw\n"
+                           "22 1 8:2 / /mnt rw - ext4 /dev/sda2 rw\n"
+                           "23 22 0:32 / /mnt rw - nfs4 server:/ rw\n"),
+                IsEmpty())
+        << "hidden by names only";
+    EXPECT_THAT(targets_of("20 1 0:31 / / rw - nfs4 server:/ rw\n21 20 8:1 / /disk rw - ext4 /dev/sda1 rw\n"),
+                IsEmpty());
+}
 
 TEST_F(LivePaths, FineOnes) {
     const uint64_t file = watch("/conf");

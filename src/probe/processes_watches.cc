@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <map>
 #include <span>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -77,13 +79,33 @@ bool has_directory(int mount, const std::string &name, dev_t device) {
 
 } // namespace
 
+std::vector<const sys::MountEntry *> mounts_to_look_on(const std::vector<sys::MountEntry> &table) {
+    std::map<std::string_view, const sys::MountEntry *> uppermost; // by target: the last one lies upon the others
+    for (const auto &mount : table)
+        uppermost[mount.target] = &mount;
+    const auto is_in_the_way = [&](std::string_view target) {
+        const auto found = uppermost.find(target);
+        if (found == uppermost.end()) return false;
+        const auto kind = file_system_kind(found->second->type, found->second->device);
+        return kind != FileSystemKind::local && kind != FileSystemKind::memory && kind != FileSystemKind::layered;
+    };
+    std::vector<const sys::MountEntry *> out;
+    for (const auto &mount : table) {
+        if (file_system_kind(mount.type, mount.device) != FileSystemKind::local) continue;
+        std::string_view way = mount.target;
+        while (way.size() > 1 && !is_in_the_way(way))
+            way = way.substr(0, std::max<size_t>(way.rfind('/'), 1)); // "/a" -> "/"
+        if (way.size() <= 1 && !is_in_the_way("/")) out.push_back(&mount);
+    }
+    return out;
+}
+
 void WatchPaths::load() {
     if (std::exchange(loaded_, true)) return;
     const auto table = sys::mount_table();
     if (!table) return; // the reader of file systems says so
-    for (const auto &mount : *table)
-        if (file_system_kind(mount.type, mount.device) == FileSystemKind::local)
-            mounts_[mount.device].push_back({mount.id, mount.root, mount.target});
+    for (const auto *mount : mounts_to_look_on(*table))
+        mounts_[mount->device].push_back({mount->id, mount->root, mount->target});
     for (auto &[device, mounts] : mounts_)
         std::ranges::stable_sort(mounts, {},
                                  [](const Mount &mount) { return std::tuple(mount.root != "/", mount.target.size()); });

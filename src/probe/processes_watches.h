@@ -16,13 +16,18 @@
 #include "base/fd.h"
 #include "probe/host.h"
 #include "probe/processes.h"
+#include "sys/mount.h"
 
 namespace shale::probe {
 
 inline constexpr std::string_view deleted_mark = " (deleted)"; ///< after the path of what has no name (fs/d_path.c)
 
+/// Mounts of file systems on disk (file_system_kind(): `local`) to which the way leads over nothing that may hang: each
+/// mount on it, of several at one place the last, is local, in memory or layered.
+std::vector<const sys::MountEntry *> mounts_to_look_on(const std::vector<sys::MountEntry> &table);
+
 /// For the host that this process runs on, with its own mounts: only file systems on disk that have one of these are
-/// looked into (file_system_kind(): `local`), nothing that may hang. A path is believed when the file system itself
+/// looked into (mounts_to_look_on()), nothing that may hang. A path is believed when the file system itself
 /// shows there what it has to.
 class WatchPaths {
 public:

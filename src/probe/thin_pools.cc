@@ -281,6 +281,11 @@ std::vector<ThinPool> assemble_thin_pools(std::span<const DmDevice> thin, std::s
     return out;
 }
 
+bool is_named(const ThinPool &pool, std::string_view name) {
+    return pool.name == name ||
+           (pool.name.starts_with(name) && std::string_view(pool.name).substr(name.size()) == "-tpool");
+}
+
 std::vector<ThinPool> read_thin_pools(const Host &host, std::span<const BlockDevice> devices,
                                       std::span<const Process> processes, std::vector<Problem> &problems) {
     if (!may_ask(host, devices, problems) || !host.live()) return {};

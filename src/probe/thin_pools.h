@@ -22,6 +22,10 @@ namespace shale::probe {
 std::vector<ThinPool> read_thin_pools(const Host &host, std::span<const BlockDevice> devices,
                                       std::span<const Process> processes, std::vector<Problem> &problems);
 
+/// By the name that a store has for it: LVM has a layer of its own below a pool that has volumes of LVM's
+/// ("vg-pool-tpool" below "vg-pool").
+bool is_named(const ThinPool &pool, std::string_view name);
+
 /// A device whose target is "thin-pool" or "thin", as device-mapper shows it.
 struct DmDevice {
     std::string name, number, uuid;

@@ -14,12 +14,12 @@ void set_hook(Hook *hook) noexcept {
 
 std::string_view op_name(Op op) noexcept {
     constexpr std::array<std::string_view, 41> names{
-        "open",      "read",   "write",    "close",      "mkdir",       "mknod",    "symlink",    "link",
-        "unlink",    "rename", "chown",    "chmod",      "utimens",     "truncate", "fallocate",  "setxattr",
-        "getxattr",  "stat",   "getdents", "copy_range", "clone_range", "fsync",    "syncfs",     "sync_range",
-        "lock",      "mount",  "umount",   "fsopen",     "fsconfig",    "fsmount",  "move_mount", "mount_setattr",
-        "open_tree", "ioctl",  "quotactl", "openat2",    "record",      "exec",     "fanotify",   "inotify",
-        "pidfd"};
+        "open",      "read",     "write",      "close",         "mkdir",     "mknod",      "symlink",
+        "link",      "unlink",   "rename",     "chown",         "chmod",     "utimens",    "truncate",
+        "fallocate", "setxattr", "getxattr",   "stat",          "getdents",  "copy_range", "clone_range",
+        "fsync",     "syncfs",   "sync_range", "lock",          "mount",     "umount",     "fsopen",
+        "fsconfig",  "fsmount",  "move_mount", "mount_setattr", "open_tree", "ioctl",      "quotactl",
+        "openat2",   "record",   "exec",       "fanotify",      "inotify",   "pidfd"};
     static_assert(names.size() == static_cast<size_t>(Op::pidfd) + 1);
     return names[static_cast<size_t>(op)];
 }

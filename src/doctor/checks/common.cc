@@ -178,10 +178,9 @@ std::string unread_records(const probe::Store &store) {
     for (const auto &source : store.sources) {
         if (source.state == "read" || source.state == "missing") continue;
         if (source.state == "changing")
-            return fmt::format(
-                "{}: {} ({}) was being written each time it was read, look again when the store is idle{}{}",
-                name_of(store), shown(source.path), shown(source.what), source.why.empty() ? "" : ": ",
-                shown(source.why));
+            return fmt::format("{}: {} ({}) changed while it was read{}{}; look again when the store is idle",
+                               name_of(store), shown(source.path), shown(source.what), source.why.empty() ? "" : ": ",
+                               shown(source.why));
         return fmt::format("{}: {} cannot be read ({}){}{}", name_of(store), shown(source.what), shown(source.path),
                            source.why.empty() ? "" : ": ", shown(source.why));
     }

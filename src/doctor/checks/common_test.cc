@@ -157,8 +157,11 @@ TEST(DoctorCommon, RecordsThatForbidAVerdict) {
     store.sources.push_back({.path = "/c", .what = "images", .state = "unreadable", .why = "it is empty"});
     EXPECT_EQ(unread_records(store), "docker overlay2 store at /d: images cannot be read (/c): it is empty");
     store.sources[2] = {.path = "/d/l", .what = "links", .state = "changing", .why = ""};
-    EXPECT_EQ(unread_records(store), "docker overlay2 store at /d: /d/l (links) was being written each time it was "
-                                     "read, look again when the store is idle");
+    EXPECT_EQ(unread_records(store), "docker overlay2 store at /d: /d/l (links) changed while it was read; look "
+                                     "again when the store is idle");
+    store.sources[2].why = "/d/l/x is being made";
+    EXPECT_EQ(unread_records(store), "docker overlay2 store at /d: /d/l (links) changed while it was read: /d/l/x is "
+                                     "being made; look again when the store is idle");
 }
 
 TEST(DoctorCommon, SizesOfStores) {

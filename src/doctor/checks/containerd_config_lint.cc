@@ -5,6 +5,7 @@
 #include <array>
 #include <fnmatch.h>
 #include <set>
+#include <span>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -35,8 +36,9 @@ struct Case {
     const probe::Facts &facts;
     const probe::ConfigFile &file;
     const Json &document;
-    int64_t version;   ///< of the file
-    int running_major; ///< of containerd, 0: not known
+    int64_t version; ///< of the file
+    int major;       ///< of the containerd that reads it, 0: not known
+    bool runs;       ///< that one does
     std::string root, state;
     std::vector<Remark> &out;
 
@@ -53,23 +55,141 @@ bool kubelet_runs(const probe::Facts &facts) {
                                [](const probe::Process &process) { return process.command == "kubelet"; });
 }
 
+// --------------------------------------------------------------------------------------------------------------- types
+
+/// As the fields of Go's that a file is read into have them: containerd ends on one that does not fit (config.go,
+/// LoadConfig and Decode).
+enum class Type : uint8_t { text, number, flag, texts, table };
+
+struct Setting {
+    std::vector<std::string_view> path; ///< "*": each member
+    Type type;
+};
+
+bool has_type(const Json &value, Type type) {
+    switch (type) {
+    case Type::text:
+        return value.is_string();
+    case Type::number:
+        return value.is_number_integer();
+    case Type::flag:
+        return value.is_boolean();
+    case Type::texts:
+        return value.is_array() && std::ranges::all_of(value, [](const Json &one) { return one.is_string(); });
+    case Type::table:
+        break;
+    }
+    return value.is_object();
+}
+
+std::string_view name_of(Type type) {
+    switch (type) {
+    case Type::text:
+        return "a text";
+    case Type::number:
+        return "a whole number";
+    case Type::flag:
+        return "true or false";
+    case Type::texts:
+        return "a list of texts";
+    case Type::table:
+        break;
+    }
+    return "a table";
+}
+
+/// Those that are looked at below, and what is at the top.
+std::vector<Setting> settings_of(int64_t version) {
+    using enum Type;
+    std::vector<Setting> out{{{"root"}, text},
+                             {{"state"}, text},
+                             {{"temp"}, text},
+                             {{"plugin_dir"}, text},
+                             {{"oom_score"}, number},
+                             {{"disabled_plugins"}, texts},
+                             {{"required_plugins"}, texts},
+                             {{"imports"}, texts}};
+    for (const std::string_view name :
+         {"grpc", "ttrpc", "debug", "metrics", "cgroup", "plugins", "proxy_plugins", "timeouts", "stream_processors"})
+        out.push_back({{name}, table});
+    for (const std::string_view name : {"plugins", "proxy_plugins"})
+        out.push_back({{name, "*"}, table});
+    for (const std::string_view name : {"type", "address"})
+        out.push_back({{"proxy_plugins", "*", name}, text});
+    for (const std::string_view name : {"pool_name", "base_image_size"})
+        out.push_back({{"plugins", "io.containerd.snapshotter.v1.devmapper", name}, text});
+    out.push_back({{"plugins", "io.containerd.snapshotter.v1.devmapper", "discard_blocks"}, flag});
+    out.push_back({{"plugins", "io.containerd.service.v1.diff-service", "sync_fs"}, flag});
+    if (version >= 3) {
+        out.push_back({{"plugins", cri_images, "snapshotter"}, text});
+        out.push_back({{"plugins", cri_images, "discard_unpacked_layers"}, flag});
+        out.push_back({{"plugins", cri_images, "image_pull_with_sync_fs"}, flag});
+        out.push_back({{"plugins", cri_images, "runtime_platforms", "*", "snapshotter"}, text});
+        out.push_back({{"plugins", cri_runtime, "containerd", "runtimes", "*", "snapshotter"}, text});
+        return out;
+    }
+    const std::string_view cri = version < 2 ? "cri" : old_cri;
+    out.push_back({{"plugins", cri, "containerd"}, table});
+    out.push_back({{"plugins", cri, "image_pull_with_sync_fs"}, flag});
+    out.push_back({{"plugins", cri, "containerd", "snapshotter"}, text});
+    out.push_back({{"plugins", cri, "containerd", "discard_unpacked_layers"}, flag});
+    out.push_back({{"plugins", cri, "containerd", "runtimes", "*", "snapshotter"}, text});
+    return out;
+}
+
+/// Takes out of the document what is refused: nothing else is to be said of it.
+void judge_type(Json &in, std::span<const std::string_view> path, Type type, const std::string &above,
+                std::vector<Remark> &out) {
+    if (!in.is_object()) return;
+    for (auto it = in.begin(); it != in.end();) {
+        if (path[0] != "*" && path[0] != it.key()) {
+            ++it;
+            continue;
+        }
+        const std::string key = it.key().contains('.') ? fmt::format("'{}'", it.key()) : it.key();
+        const std::string name = above.empty() ? key : fmt::format("{}.{}", above, key);
+        if (path.size() > 1) {
+            judge_type(*it, path.subspan(1), type, name, out);
+            ++it;
+        } else if (has_type(*it, type)) {
+            ++it;
+        } else {
+            out.push_back({Severity::critical,
+                           fmt::format("{} must be {}: containerd does not start on it", shown(name), name_of(type))});
+            it = in.erase(it);
+        }
+    }
+}
+
+int64_t version_of(const Json &document) {
+    const Json *version = toml_at(document, {"version"});
+    return version != nullptr && version->is_number_integer() ? version->get<int64_t>() : 1;
+}
+
+void judge_types(Json &document, std::vector<Remark> &out) {
+    for (const Setting &setting : settings_of(version_of(document))) {
+        const auto disabled = toml_texts(document, {"disabled_plugins"}); // nobody reads the settings of such
+        if (setting.path.size() < 3 || std::ranges::find(disabled, setting.path[1]) == disabled.end())
+            judge_type(document, setting.path, setting.type, {}, out);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------- version and keys
 
 void judge_version(const Case &the) {
     const Json *version = toml_at(the.document, {"version"});
     if (version != nullptr && !version->is_number_integer())
-        return the.say(Severity::critical, "version must be a whole number");
+        return the.say(Severity::critical, "version must be a whole number: containerd does not start on it");
     if (the.version <= 1)
         the.say(Severity::info, "it says no \"version\", or 1: deprecated, and removed in containerd 2.0 by its "
                                 "documentation; containerd config migrate writes a newer one");
     else if (the.version > newest_version)
         the.say(Severity::warning,
                 fmt::format("version {} is newer than any that is known here ({})", the.version, newest_version));
-    else if (the.version >= 3 && the.running_major == 1)
+    else if (the.version >= 3 && the.major == 1)
         the.say(Severity::critical,
-                fmt::format("version {} is of containerd 2, and containerd 1 runs: it looks at none of the "
-                            "CRI settings",
-                            the.version));
+                fmt::format("version {} is of containerd 2, and containerd 1 {}: it looks at none of the CRI settings",
+                            the.version, the.runs ? "runs" : "is installed"));
 }
 
 /// containerd passes over names at the top that it does not know; version 2 takes full names of plugins only.
@@ -86,7 +206,7 @@ void judge_names(const Case &the) {
     if (plugins == nullptr || !plugins->is_object() || the.version < 2) return;
     for (auto it = plugins->begin(); it != plugins->end(); ++it)
         if (!it.key().contains('.'))
-            the.say(the.running_major == 2 ? Severity::warning : Severity::critical,
+            the.say(the.major == 2 ? Severity::warning : Severity::critical,
                     fmt::format(
                         "[plugins.{}] is a name of version 1: containerd 1 does not start on it, containerd 2 passes "
                         "over it",
@@ -104,7 +224,7 @@ void judge_names(const Case &the) {
 
 void judge_disabled(const Case &the) {
     for (const std::string &name : toml_texts(the.document, {"disabled_plugins"})) {
-        if (the.version >= 2 && !name.contains('.') && the.running_major != 1)
+        if (the.version >= 2 && !name.contains('.') && the.major != 1)
             the.say(Severity::warning,
                     fmt::format("disabled_plugins: \"{}\" is no full name; containerd 2 does not start on "
                                 "it",
@@ -255,11 +375,19 @@ void judge_discard(const Case &the) {
 
 // --------------------------------------------------------------------------------------------------------------- words
 
-int running_major(const probe::Facts &facts) {
-    for (const auto &store : facts.stores)
-        if (store.engine == "containerd" && store.version.size() > 1 && store.version[1] == '.')
-            return store.version[0] - '0';
-    return 0;
+/// Of the containerd that reads the file, as far as its version is known; nullptr: of none it is.
+const probe::Store *reader_of(const probe::Facts &facts, const probe::ConfigFile &file) {
+    for (const auto &store : facts.stores) {
+        const std::string *config = value_of(store.settings, "config");
+        if (store.engine == "containerd" && config != nullptr && *config == file.path && !store.version.empty())
+            return &store;
+    }
+    return nullptr;
+}
+
+int major_of(const probe::Store *store) {
+    const bool known = store != nullptr && store->version.size() > 1 && store->version[1] == '.';
+    return known ? store->version[0] - '0' : 0;
 }
 
 /// An import is a pattern, relative to the file's directory. Those with more than a few stars are nobody's.
@@ -299,33 +427,40 @@ void add_finding(const probe::ConfigFile &file, const std::vector<Remark> &remar
     finding.commands.emplace_back("systemctl restart containerd");
 }
 
+/// `document`: its copy to be worked on.
+void judge_document(const probe::Facts &facts, const probe::ConfigFile &file, Json document,
+                    std::vector<Remark> &remarks, Outcome &out) {
+    judge_types(document, remarks);
+    const auto or_default = [&](const char *key, const char *value) {
+        const std::string text = toml_text(document, {key});
+        return text.empty() ? std::string(value) : text;
+    };
+    const probe::Store *reader = reader_of(facts, file);
+    const Case the{.facts = facts,
+                   .file = file,
+                   .document = document,
+                   .version = version_of(document),
+                   .major = major_of(reader),
+                   .runs = reader != nullptr && reader->running,
+                   .root = or_default("root", "/var/lib/containerd"),
+                   .state = or_default("state", "/run/containerd"),
+                   .out = remarks};
+    for (const auto judge :
+         {judge_version, judge_names, judge_disabled, judge_snapshotters, judge_places, judge_sync, judge_discard})
+        judge(the);
+    note_imports(the, out);
+}
+
 void judge_file(const probe::Facts &facts, const probe::ConfigFile &file, const Result<Json> &document, Outcome &out) {
     std::vector<Remark> remarks;
-    if (!document) {
-        if (document.error().code() == Errc::ResourceExhausted) {
-            out.unable.push_back(fmt::format("{}: {}", shown(file.path), document.error().text()));
-            return;
-        }
-        remarks.push_back(
-            {Severity::critical, fmt::format("containerd does not start on it: {}", document.error().text()), false});
+    if (document) {
+        judge_document(facts, file, *document, remarks, out);
+    } else if (document.error().code() == Errc::ResourceExhausted) {
+        out.unable.push_back(fmt::format("{}: {}", shown(file.path), document.error().text()));
+        return;
     } else {
-        const Json *version = toml_at(*document, {"version"});
-        const auto or_default = [&](const char *key, const char *value) {
-            const std::string text = toml_text(*document, {key});
-            return text.empty() ? std::string(value) : text;
-        };
-        const Case the{facts,
-                       file,
-                       *document,
-                       version != nullptr && version->is_number_integer() ? version->get<int64_t>() : 1,
-                       running_major(facts),
-                       or_default("root", "/var/lib/containerd"),
-                       or_default("state", "/run/containerd"),
-                       remarks};
-        for (const auto judge :
-             {judge_version, judge_names, judge_disabled, judge_snapshotters, judge_places, judge_sync, judge_discard})
-            judge(the);
-        note_imports(the, out);
+        remarks.push_back(
+            {Severity::critical, fmt::format("containerd does not start on it: {}", document.error().text())});
     }
     for (const Severity severity : {Severity::critical, Severity::warning, Severity::info})
         add_finding(file, remarks, severity, out);

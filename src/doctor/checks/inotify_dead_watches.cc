@@ -203,9 +203,11 @@ const Check inotify_dead_watches{
         "fs.inotify.max_user_watches and "
         "max_user_instances "
         "(inotify(7)) a user has 80 % in use: warning; 95 %: critical.",
-    .remedy = "Bind the directory instead of the file, watch the directory, or restart what waits. Raise the limit: a "
-              "watch takes "
-              "about 1 KiB of kernel memory while it is there.",
+    .remedy =
+        "Bind the directory instead of the file, watch the directory, or restart what waits. Where a signal makes "
+        "it read its files again, `shale watch --pid PID --signal HUP PATH` sends that with each change, also "
+        "after PATH was replaced (a file that is bound alone stays the old one until a restart). Raise the "
+        "limit: a watch takes about 1 KiB of kernel memory while it is there.",
     .risk = "A restart interrupts the service. A signal that the program does not know ends it.",
     .undo = "Set the old limit again.",
     .run = run,

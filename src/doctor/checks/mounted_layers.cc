@@ -134,6 +134,15 @@ std::set<uint64_t> nested_namespaces(const probe::Facts &facts) {
     return out;
 }
 
+/// `visit(namespace, mount)` for those whose paths are the host's.
+template <class F> void for_each_mount(const probe::Facts &facts, F &&visit) {
+    const auto nested = nested_namespaces(facts);
+    for (const auto &where : facts.mount_namespaces)
+        if (!nested.contains(where.id))
+            for (const auto &mount : where.mounts)
+                visit(where, mount);
+}
+
 } // namespace
 
 std::string_view upper_directory(const probe::Mount &mount) {
@@ -150,16 +159,41 @@ std::string_view upper_directory(const probe::Mount &mount) {
 
 std::vector<MountedLayer> mounted_layers(const probe::Facts &facts) {
     const Index index(facts);
-    const auto nested = nested_namespaces(facts);
     std::vector<MountedLayer> out;
-    for (const auto &where : facts.mount_namespaces) {
-        if (nested.contains(where.id)) continue;
-        for (const auto &mount : where.mounts) {
-            MountedLayer found;
-            found.where = &where;
-            if (find(index, mount, found)) out.push_back(found);
-        }
-    }
+    for_each_mount(facts, [&](const probe::MountNamespace &where, const probe::Mount &mount) {
+        MountedLayer found;
+        found.where = &where;
+        if (find(index, mount, found)) out.push_back(found);
+    });
+    return out;
+}
+
+std::vector<MountedLayer> mounts_in_layers(const probe::Facts &facts) {
+    const Index index(facts);
+    std::vector<MountedLayer> out;
+    for_each_mount(facts, [&](const probe::MountNamespace &where, const probe::Mount &mount) {
+        const Place place = index.place_of(mount.target);
+        if (place.layer == nullptr) return;
+        MountedLayer &found = out.emplace_back();
+        found.where = &where;
+        found.mount = &mount;
+        found.store = place.store;
+        found.layer = place.layer;
+        found.container = index.container_of(place);
+    });
+    return out;
+}
+
+std::vector<const probe::MountNamespace *> namespaces_rooted_in(const probe::Facts &facts,
+                                                                const MountedLayer &mounted) {
+    const auto is_root = [&](const probe::MountNamespace &where) {
+        const auto *const root = root_of(where);
+        return root != nullptr && root->device == mounted.mount->device && root->root == mounted.mount->root;
+    };
+    std::vector<const probe::MountNamespace *> out;
+    if (is_root(*mounted.where)) return out; // "/" itself, bound there
+    for (const auto &where : facts.mount_namespaces)
+        if (is_root(where)) out.push_back(&where);
     return out;
 }
 

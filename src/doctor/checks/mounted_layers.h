@@ -25,6 +25,11 @@ struct MountedLayer {
 /// of an engine that runs in a container (with a root of its own) are left out: its paths are not those of the host.
 std::vector<MountedLayer> mounted_layers(const probe::Facts &facts);
 
+/// Mounts upon a place within a layer's directory, whatever they show; each has its `layer`. Namespaces as above.
+std::vector<MountedLayer> mounts_in_layers(const probe::Facts &facts);
+/// Namespaces that have what the mount shows for their root: those of containers that run in it.
+std::vector<const probe::MountNamespace *> namespaces_rooted_in(const probe::Facts &facts, const MountedLayer &mounted);
+
 /// "upperdir" of an overlay's options; empty: it has none. Lives as long as the mount.
 std::string_view upper_directory(const probe::Mount &mount);
 

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "doctor/checks/common.h"
 #include "doctor/checks/thin_pools.h"
+#include "probe/thin_pools.h"
 
 namespace shale::doctor::checks {
 namespace {
@@ -30,7 +31,7 @@ uint64_t slack_of(const probe::Store &store) {
 
 const probe::ThinPool *pool_named(const probe::Facts &facts, const std::string &name) {
     for (const auto &pool : facts.thin_pools)
-        if (is_named(pool, name)) return &pool;
+        if (probe::is_named(pool, name)) return &pool;
     return nullptr;
 }
 

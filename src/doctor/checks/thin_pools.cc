@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "doctor/checks/common.h"
+#include "probe/thin_pools.h"
 
 namespace shale::doctor::checks {
 namespace {
@@ -19,7 +20,7 @@ constexpr uint64_t most_metadata_blocks = uint64_t{255} * ((1U << 14U) - 64);
 /// By what the store's reader says, else by what dockerd and shale call a pool of theirs (moby, daemon/graphdriver/
 /// devmapper/deviceset.go, getPoolName; src/drivers/devicemapper/FORMAT.md).
 bool uses(const probe::Store &store, const probe::ThinPool &pool) {
-    if (const std::string *name = value_of(store.settings, "thin pool")) return is_named(pool, *name);
+    if (const std::string *name = value_of(store.settings, "thin pool")) return probe::is_named(pool, *name);
     if (store.driver != "devicemapper") return false;
     if (store.engine == "shale") return pool.name.starts_with("shale-");
     if (store.engine != "docker") return false;
@@ -29,18 +30,13 @@ bool uses(const probe::Store &store, const probe::ThinPool &pool) {
             std::string_view name = std::string_view(*options).substr(at + given.size());
             name = name.substr(0, name.find_first_of(", "));
             if (name.starts_with("/dev/mapper/")) name.remove_prefix(std::string_view("/dev/mapper/").size());
-            return is_named(pool, name);
+            return probe::is_named(pool, name);
         }
     }
     return pool.name.starts_with("docker-") && pool.name.ends_with("-pool");
 }
 
 } // namespace
-
-bool is_named(const probe::ThinPool &pool, std::string_view name) {
-    return pool.name == name ||
-           (pool.name.starts_with(name) && std::string_view(pool.name).substr(name.size()) == "-tpool");
-}
 
 std::string logical_volume_of(std::string_view dm_name) {
     std::vector<std::string> parts(1);

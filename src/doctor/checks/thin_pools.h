@@ -16,9 +16,6 @@ inline constexpr uint64_t thin_metadata_block_bytes = 4096;
 /// "vg/lv" of a device that LVM made, from its name in device-mapper ("vg-my--pool-tpool": parts are joined by "-", one
 /// within a name is doubled; lvm2, libdm/libdm-string.c); empty: no such name.
 std::string logical_volume_of(std::string_view dm_name);
-/// By the name that a store has for it: LVM has a layer of its own below a pool that has volumes of LVM's
-/// ("vg-pool-tpool" below "vg-pool").
-bool is_named(const probe::ThinPool &pool, std::string_view name);
 /// Path of a device that is known by its number: "/dev/mapper/NAME", "/dev/sdb1", "/dev/block/253:4".
 std::string device_path(const probe::Facts &facts, std::string_view number);
 /// The stores whose layers are volumes of that pool.

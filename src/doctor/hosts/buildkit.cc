@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "doctor/hosts/buildkit.h"
 
+#include <algorithm>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -159,6 +161,13 @@ void add_tree(Draft &draft, const Embedded &cache, const std::string &key, const
         layer.parent = below->tree;
 }
 
+/// identity/randomid.go.
+bool is_random_id(std::string_view name) {
+    constexpr size_t length = 25;
+    return name.size() == length &&
+           std::ranges::all_of(name, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z'); });
+}
+
 } // namespace
 
 std::optional<Snapshot> Embedded::resolve(const std::string &key) const {
@@ -260,7 +269,7 @@ void add_to_docker(Draft &draft, const Embedded &cache) {
                 use(*snapshot, "lease " + lease);
 }
 
-probe::Store store_of(const Embedded &cache, Draft &docker_draft) {
+probe::Store store_of(const Embedded &cache, Draft &docker_draft, std::optional<uint64_t> steps_since_s) {
     const std::string dir = docker_draft.root + "/buildkit";
     Draft draft(*docker_draft.host, dir, docker_draft.driver);
     draft.store.engine = "buildkit";
@@ -287,12 +296,47 @@ probe::Store store_of(const Embedded &cache, Draft &docker_draft) {
         else if (tree.empty())
             layer.damage.push_back(fmt::format("its layer, {}, has no record", snapshot->chain.text()));
     }
+    for (auto &step : read_steps(*docker_draft.host, dir + "/executor", steps_since_s, docker_draft.problems))
+        draft.layer(step.id) = std::move(step);
     draft.settle();
     draft.store.settings["records without a tree"] = fmt::to_string(without_tree);
     if (cache.containerd) draft.store.settings["snapshots"] = "in containerd";
     draft.store.other_bytes["content"] = bytes_in(*draft.host, dir + "/content", 3);
     draft.store.other_bytes["databases"] = bytes_in(*draft.host, dir, 0);
     return std::move(draft).finish();
+}
+
+std::optional<uint64_t> steps_since_s(const probe::Host &host, const std::vector<probe::Process> &processes,
+                                      const Builder &builder, uint64_t now_s) {
+    constexpr uint64_t clock_s = 5, quiet_s = 600;
+    const auto before = [](uint64_t time_s, uint64_t seconds) { return time_s - std::min(time_s, seconds); };
+    if (builder.running) return builder.started_s ? std::optional(before(*builder.started_s, clock_s)) : std::nullopt;
+    const bool somewhere =
+        processes.empty() ? host.live()
+                          : std::ranges::find(processes, builder.program, &probe::Process::command) != processes.end();
+    return somewhere ? std::nullopt : std::optional(before(now_s, quiet_s));
+}
+
+std::vector<probe::StoreLayer> read_steps(const probe::Host &host, const std::string &executor,
+                                          std::optional<uint64_t> since_s, std::vector<probe::Problem> &problems) {
+    std::vector<probe::StoreLayer> out;
+    const auto entries = host.list_if_there(executor, docker::max_entries);
+    if (!entries) {
+        problems.push_back({.about = executor, .why = entries.error().text()});
+        return out;
+    }
+    for (const auto &entry : *entries) {
+        if (!docker::is_directory(entry) || !is_random_id(entry.name)) continue;
+        auto &layer = out.emplace_back();
+        layer.id = "executor/" + entry.name;
+        layer.path = fmt::format("{}/{}", executor, entry.name);
+        layer.on_disk = true;
+        const uint64_t changed_s = docker::changed_s(host, layer.path);
+        const bool left = since_s && changed_s != 0 && changed_s < *since_s;
+        layer.kind = left ? "step" : "ingest";
+        if (left) layer.created_s = changed_s; // one that runs may do so for days, and is no leftover for that
+    }
+    return out;
 }
 
 } // namespace shale::doctor::buildkit

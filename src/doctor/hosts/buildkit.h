@@ -15,11 +15,16 @@
 //                                own name
 //
 // buildkitd itself (ROOT/runc-overlayfs, and the like) has them in a snapshotter of containerd's.
+//
+// While a step of a build runs with runc, it has a directory (executor/runcexecutor/executor.go): executor/ID, with its
+// root mounted on executor/ID/rootfs. Both go when the step ends. A step does not survive its daemon, not as far as the
+// next one knows: what a killed one leaves, be it a process that still runs there, nobody looks at again.
 #pragma once
 
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -74,7 +79,24 @@ std::optional<Embedded> read_embedded(const probe::Host &host, const std::string
 /// read_graph().
 void add_to_docker(docker::Draft &draft, const Embedded &cache);
 /// Its own store, a layer a record. These have no path: their trees are the layers of `draft`, which has to be settled.
-probe::Store store_of(const Embedded &cache, docker::Draft &draft);
+/// And a layer for each directory of a step; `steps_since_s` as read_steps() has it.
+probe::Store store_of(const Embedded &cache, docker::Draft &draft, std::optional<uint64_t> steps_since_s);
+
+/// A daemon with BuildKit in it, "dockerd" or "buildkitd".
+struct Builder {
+    std::string_view program;
+    bool running = false;
+    std::optional<uint64_t> started_s;
+};
+/// Since when a step that still runs has begun, at the earliest: with its daemon, less what a clock may have been set
+/// by. Where none runs, what has not changed for ten minutes is no step's, unless one of that name runs somewhere else.
+/// nullopt: it cannot be told.
+std::optional<uint64_t> steps_since_s(const probe::Host &host, const std::vector<probe::Process> &processes,
+                                      const Builder &builder, uint64_t now_s);
+/// The directories of steps in `executor`, as layers "executor/ID": "step" is one that last changed before
+/// `since_s`, which its daemon has left; "ingest", without a time, is one that may run.
+std::vector<probe::StoreLayer> read_steps(const probe::Host &host, const std::string &executor,
+                                          std::optional<uint64_t> since_s, std::vector<probe::Problem> &problems);
 
 enum class Standalone : uint8_t { all, only_volumes };
 /// The stores of buildkitd, one a snapshotter of a root, appended to `facts`: of those that run, of /var/lib/buildkit

@@ -6,12 +6,16 @@
 //   runc-overlayfs/containerdmeta.db its snapshots by their keys in the namespace "buildkit", and leases
 //   runc-overlayfs/metadata_v2.db    cache records
 //   runc-overlayfs/content/          blobs
+//   runc-overlayfs/executor/ID/      of a step that runs
 //
-// The snapshots of the other kind are in containerd, where its reader finds them.
+// The snapshots of the other kind are in containerd, where its reader finds them, and so are its steps.
 #include "doctor/hosts/buildkit.h"
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -19,6 +23,7 @@
 #include "doctor/hosts/containerd_snapshots.h"
 #include "doctor/hosts/docker_daemon.h"
 #include "doctor/hosts/places.h"
+#include "doctor/hosts/times.h"
 
 namespace shale::doctor::buildkit {
 namespace {
@@ -31,7 +36,8 @@ constexpr int max_readings = 3;
 struct Place {
     std::string root;
     int pid = 0;
-    bool running = false; ///< also in a container, where its pid is not known
+    bool running = false;                ///< also in a container, where its pid is not known
+    std::optional<uint64_t> started_s{}; ///< when that began
 };
 
 /// Each directory once; the first to name it knows most.
@@ -53,16 +59,20 @@ private:
 void add_installed(const probe::Host &host, const std::vector<probe::Process> &processes, Places &places,
                    probe::Facts &facts) {
     int without_root = 0; // pid of one that does not say where it is
+    bool several = false; // then which of them has which root is not known
     for (const auto &process : processes) {
         if (process.command != "buildkitd" || docker::in_container(process)) continue;
         const std::string root = argument(process.arguments, "root");
         if (root.empty())
-            without_root = process.pid;
+            several = std::exchange(without_root, process.pid) != 0;
         else
-            places.add({.root = root, .pid = process.pid, .running = true});
+            places.add({.root = root, .pid = process.pid, .running = true, .started_s = started_s(host, process.pid)});
     }
     // One of a user would have another root; that it is taken for this one only makes the reader more careful.
-    places.add({.root = std::string(default_root), .pid = without_root, .running = without_root != 0});
+    places.add({.root = std::string(default_root),
+                .pid = without_root,
+                .running = without_root != 0,
+                .started_s = without_root == 0 || several ? std::nullopt : started_s(host, without_root)});
     for (const auto &home : homes(host, facts.problems))
         places.add({.root = home.path + "/.local/share/buildkit", .pid = 0, .running = without_root != 0});
 }
@@ -76,11 +86,15 @@ void add_of_volumes(const probe::Host &host, Places &places, size_t first, const
             if (!volume.on_disk || !host.is_dir(volume.path)) continue;
             const auto lock = host.stat(volume.path + "/buildkitd.lock");
             if (!lock || !*lock) continue;
-            const bool running = std::ranges::any_of(store.containers, [&](const auto &container) {
+            const auto runs = std::ranges::find_if(store.containers, [&](const auto &container) {
                 return container.state == "running" &&
                        std::ranges::find(volume.used_by, "container " + container.id) != volume.used_by.end();
             });
-            places.add({.root = volume.path, .pid = 0, .running = running});
+            const int pid = runs == store.containers.end() ? 0 : runs->pid; // process 1 of the container is buildkitd
+            places.add({.root = volume.path,
+                        .pid = 0,
+                        .running = runs != store.containers.end(),
+                        .started_s = pid == 0 ? std::nullopt : started_s(host, pid)});
         }
     }
 }
@@ -91,11 +105,12 @@ enum class Snapshots : uint8_t { own, in_containerd };
 class Worker {
 public:
     Worker(const probe::Host &host, const Place &place, Snapshots snapshots, std::string directory,
-           std::string snapshotter, const probe::Facts &facts)
+           std::string snapshotter, probe::Facts &facts)
         : host_(host), place_(place), snapshots_(snapshots), dir_(std::move(directory)),
           snapshotter_(std::move(snapshotter)), facts_(facts) {}
 
-    probe::Store read();
+    /// `steps_since_s` as read_steps() has it.
+    probe::Store read(std::optional<uint64_t> steps_since_s);
 
 private:
     [[nodiscard]] std::string state() const;
@@ -108,7 +123,7 @@ private:
     const Place &place_;
     Snapshots snapshots_;
     std::string dir_, snapshotter_;
-    const probe::Facts &facts_;
+    probe::Facts &facts_;
     probe::Store store_;
 };
 
@@ -209,26 +224,33 @@ void Worker::read_once() {
     store_.other_bytes["databases"] = bytes_in(host_, dir_, 0) + bytes_in(host_, place_.root, 0);
 }
 
-probe::Store Worker::read() {
-    for (int reading = 1; reading <= max_readings; ++reading) {
+probe::Store Worker::read(std::optional<uint64_t> steps_since_s) {
+    bool stable = false;
+    for (int reading = 1; reading <= max_readings && !stable; ++reading) {
         const std::string before = state();
         read_once();
-        if (state() == before) return std::move(store_);
+        stable = state() == before;
     }
     for (auto &source : store_.sources) {
-        if (source.state != "read") continue;
+        if (stable || source.state != "read") continue;
         source.state = "changing";
         source.why = "its databases changed while they were read";
     }
+    if (snapshots_ == Snapshots::own)
+        std::ranges::move(read_steps(host_, dir_ + "/executor", steps_since_s, facts_.problems),
+                          std::back_inserter(store_.layers));
     return std::move(store_);
 }
 
-void read_place(const probe::Host &host, const Place &place, probe::Facts &facts) {
+void read_place(const probe::Host &host, const std::vector<probe::Process> &processes, const Place &place,
+                probe::Facts &facts) {
     const auto entries = host.list(place.root, docker::max_entries);
     if (!entries) {
         facts.problems.push_back({.about = place.root, .why = entries.error().text()});
         return;
     }
+    const Builder builder{.program = "buildkitd", .running = place.running, .started_s = place.started_s};
+    const auto since_s = steps_since_s(host, processes, builder, docker::time_of(facts));
     for (const auto &entry : *entries) {
         const bool own = entry.name.starts_with(own_workers);
         if (!docker::is_directory(entry) || (!own && !entry.name.starts_with(containerd_workers))) continue;
@@ -236,7 +258,7 @@ void read_place(const probe::Host &host, const Place &place, probe::Facts &facts
         if (snapshotter.empty()) continue;
         Worker worker(host, place, own ? Snapshots::own : Snapshots::in_containerd,
                       fmt::format("{}/{}", place.root, entry.name), snapshotter, facts);
-        facts.stores.push_back(worker.read());
+        facts.stores.push_back(worker.read(since_s));
     }
 }
 
@@ -260,7 +282,7 @@ void read_standalone(const probe::Host &host, const std::vector<probe::Process> 
     }
     add_of_volumes(host, places, first, facts);
     for (const auto &place : places.all())
-        read_place(host, place, facts);
+        read_place(host, processes, place, facts);
 }
 
 } // namespace shale::doctor::buildkit

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "doctor/hosts/buildkit.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 
+#include <array>
+
+#include "doctor/check.h"
 #include "doctor/hosts/docker_test_root.h"
 
 namespace shale::doctor {
@@ -263,6 +268,151 @@ TEST_F(BuildKitTest, ABuilderOfBuildxIsInAVolume) {
     EXPECT_EQ(store->root, data);
     EXPECT_TRUE(store->running);
     EXPECT_EQ(store->pid, 0);
+}
+
+/// Steps of builds, in a daemon that began at a time of the test's choice.
+class BuildKitStepsTest : public BuildKitTest {
+protected:
+    static constexpr uint64_t boot_s = 1'000'000, daemon_s = boot_s + 5000;
+    static constexpr const char *step_id_ = "0123456789abcdefghijklmno";
+
+    void make_step(const std::string &executor, const std::string &id, uint64_t changed_s) const {
+        const std::string dir = fmt::format("{}/{}", executor, id);
+        make_dir(dir + "/rootfs");
+        write(dir + "/config.json", "{}");
+        const timespec time{static_cast<time_t>(changed_s), 0};
+        const std::array<timespec, 2> times{time, time};
+        ASSERT_EQ(::utimensat(AT_FDCWD, (base_ + dir).c_str(), times.data(), 0), 0);
+    }
+    void make_started(int pid) const {
+        write("/proc/stat", fmt::format("cpu 1\nbtime {}\n", boot_s));
+        write(fmt::format("/proc/{}/stat", pid),
+              fmt::format("{} (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {} 0 0\n", pid, (daemon_s - boot_s) * 100));
+    }
+    /// What the directory is taken for; "": it is not told.
+    static std::string kind_of(const probe::Store *store, const std::string &id) {
+        if (store == nullptr) return "no store";
+        const auto found = std::ranges::find(store->layers, "executor/" + id, &probe::StoreLayer::id);
+        return found == store->layers.end() ? "" : found->kind;
+    }
+    [[nodiscard]] std::string dockers(const std::vector<probe::Process> &processes,
+                                      const std::string &id = step_id_) const {
+        const auto facts = read(processes);
+        return kind_of(store_of(facts, "buildkit", "overlay2"), id);
+    }
+    const std::string executor_ = root_ + "/buildkit/executor";
+};
+
+TEST_F(BuildKitStepsTest, ThoseOlderThanTheirDaemonAreLeftovers) {
+    make_build();
+    write_all();
+    make_started(dockerd_.pid);
+    make_step(executor_, step_id_, daemon_s - 100);
+    const std::string running = std::string(24, 'r') + "1", young = std::string(24, 'y') + "1";
+    make_step(executor_, running, daemon_s + 100);
+    make_step(executor_, young, daemon_s - 3); // the clock may have been set a little
+    for (const std::string &other : {std::string("runc-log.json"), std::string(24, 'a'), std::string(26, 'a'),
+                                     std::string(25, 'A'), std::string(24, 'a') + "."})
+        make_dir(executor_ + "/" + other);
+    write(executor_ + "/" + std::string(25, 'f'), "no directory");
+    make_link(step_id_, executor_ + "/" + std::string(25, 'l'));
+    const auto facts = read({dockerd_});
+    const auto *cache = store_of(facts, "buildkit", "overlay2");
+    ASSERT_NE(cache, nullptr);
+    EXPECT_EQ(kind_of(cache, running), "ingest");
+    EXPECT_EQ(kind_of(cache, young), "ingest");
+    EXPECT_EQ(std::ranges::count_if(cache->layers, [](const auto &one) { return one.id.starts_with("executor/"); }), 3);
+    const auto &left = layer_of(*cache, fmt::format("executor/{}", step_id_));
+    EXPECT_EQ(left.kind, "step");
+    EXPECT_EQ(left.path, fmt::format("{}/{}", executor_, step_id_));
+    EXPECT_EQ(left.created_s, daemon_s - 100);
+    EXPECT_TRUE(left.on_disk && !left.recorded);
+    const auto outcome = find_check("store-orphans")->run(facts);
+    ASSERT_EQ(outcome.findings.size(), 1U);
+    EXPECT_THAT(outcome.findings[0].subject, HasSubstr("buildkit overlay2 store"));
+    EXPECT_THAT(outcome.findings[0].evidence, ElementsAre(HasSubstr(left.path)));
+}
+
+TEST_F(BuildKitStepsTest, OnesWhoseDaemonIsNotKnownAreNone) {
+    make_build();
+    write_all();
+    make_step(executor_, step_id_, daemon_s - 100);
+    EXPECT_EQ(dockers({dockerd_}), "ingest") << "when it began cannot be told";
+    dockerd_.cgroup = "/docker/" + id_of('7'); // of a container, which may have this root
+    EXPECT_EQ(dockers({dockerd_}), "ingest");
+    dockerd_.command = "nginx";
+    dockerd_.arguments.clear();
+    EXPECT_EQ(dockers({dockerd_}), "step") << "nobody builds";
+    EXPECT_EQ(dockers({}), "step") << "a disk";
+    make_step(executor_, step_id_, taken_s_ - 100);
+    EXPECT_EQ(dockers({}), "ingest") << "of a moment ago";
+    make_step(executor_, step_id_, 0);
+    EXPECT_EQ(dockers({}), "ingest") << "no time at all";
+}
+
+TEST_F(BuildKitStepsTest, OneThatRunsForDaysIsNoLeftover) {
+    make_build();
+    write_all();
+    make_started(dockerd_.pid);
+    make_step(executor_, step_id_, daemon_s + 100);
+    auto facts = read({dockerd_});
+    EXPECT_EQ(layer_of(*store_of(facts, "buildkit", "overlay2"), fmt::format("executor/{}", step_id_)).created_s, 0U);
+    for (const char *const check : {"store-orphans", "overlay-work-leftovers", "leaked-mounts"})
+        EXPECT_THAT(find_check(check)->run(facts).findings, IsEmpty()) << check;
+}
+
+TEST_F(BuildKitStepsTest, ImagesInContainerdMakeNoDifference) {
+    write("/etc/docker/daemon.json", R"({"features":{"containerd-snapshotter":true}})");
+    make_started(dockerd_.pid);
+    make_step(executor_, step_id_, daemon_s - 100);
+    const auto facts = read({dockerd_});
+    EXPECT_EQ(kind_of(store_of(facts, "buildkit", "overlayfs"), step_id_), "step");
+}
+
+TEST_F(BuildKitStepsTest, ThoseOfBuildkitdAreItsWorkers) {
+    const std::string root = "/var/lib/buildkit";
+    for (const std::string worker : {"runc-overlayfs", "containerd-overlayfs", "."})
+        make_step(fmt::format("{}/{}/executor", root, worker), step_id_, daemon_s - 100);
+    const probe::Process buildkitd{.pid = 7,
+                                   .command = "buildkitd",
+                                   .cgroup = "/system.slice/buildkit.service",
+                                   .mount_namespace = 1,
+                                   .arguments = {"buildkitd", "--root", root}};
+    const auto kinds = [&](const std::vector<probe::Process> &processes) {
+        std::vector<std::string> out;
+        for (const auto &store : read(processes).stores)
+            out.push_back(fmt::format("{} {}", store.settings.contains("snapshots"), kind_of(&store, step_id_)));
+        return out;
+    };
+    EXPECT_THAT(kinds({buildkitd}), UnorderedElementsAre("false ingest", "true "));
+    make_started(buildkitd.pid);
+    EXPECT_THAT(kinds({buildkitd}), UnorderedElementsAre("false step", "true "));
+    EXPECT_THAT(kinds({}), UnorderedElementsAre("false step", "true "));
+    auto one = buildkitd, other = buildkitd; // which of them has that root cannot be told
+    one.arguments = other.arguments = {"buildkitd"};
+    EXPECT_THAT(kinds({one}), UnorderedElementsAre("false step", "true "));
+    other.pid = 8;
+    EXPECT_THAT(kinds({other, one}), UnorderedElementsAre("false ingest", "true "));
+    make_step(root + "/runc-overlayfs/executor", step_id_, daemon_s + 100);
+    EXPECT_THAT(kinds({buildkitd}), UnorderedElementsAre("false ingest", "true "));
+}
+
+/// Its process is the container's first one.
+TEST_F(BuildKitStepsTest, ThoseOfABuilderOfBuildx) {
+    make_usual();
+    const std::string data = root_ + "/volumes/buildx_buildkit_b0_state/_data";
+    write(data + "/buildkitd.lock", "");
+    make_step(data + "/runc-overlayfs/executor", step_id_, daemon_s - 100);
+    record_container(container_, app_,
+                     R"({"/var/lib/buildkit":{"Destination":"/var/lib/buildkit","Name":"buildx_buildkit_b0_state",)"
+                     R"("Driver":"local","Type":"volume"}})");
+    const auto kind = [&] {
+        const auto facts = read({dockerd_});
+        return kind_of(store_of(facts, "buildkit", "overlayfs"), step_id_);
+    };
+    EXPECT_EQ(kind(), "ingest");
+    make_started(4711);
+    EXPECT_EQ(kind(), "step");
 }
 
 } // namespace

@@ -211,6 +211,7 @@ private:
             store.running = instance_.pid != 0;
             store.pid = instance_.pid;
             store.sources.push_back(source_);
+            if (!instance_.config_path.empty()) store.settings["config"] = instance_.config_path;
         }
         const auto overlay = drafts_.find("overlayfs");
         main_ = overlay != drafts_.end() ? &overlay->second : &drafts_.begin()->second;

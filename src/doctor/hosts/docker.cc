@@ -141,8 +141,10 @@ void add_temporary(Draft &draft) {
     }
 }
 
-/// The file is there from when the node joins a swarm until it leaves (moby, daemon/cluster/utils.go).
-void tell_swarm(Draft &draft) {
+/// The file is there from when the node joins a swarm until it leaves (moby, daemon/cluster/utils.go). One of another
+/// time, from before userns-remap was set or taken out, binds no daemon.
+void tell_swarm(Draft &draft, const Place &place) {
+    if (!place.serves) return;
     const std::string file = draft.root + "/swarm/docker-state.json";
     const auto state = draft.host->stat(file);
     if (!state) return draft.problem(file, state.error().text());
@@ -155,10 +157,10 @@ void read_records(Draft &draft) {
 }
 
 /// What of the root belongs to the driver in use, whatever it is.
-void read_shared(Draft &draft, const Reading &reading) {
+void read_shared(Draft &draft, const Place &place, const Reading &reading) {
     docker::read_volumes(draft, reading.containers);
     add_temporary(draft);
-    tell_swarm(draft);
+    tell_swarm(draft, place);
     draft.store.other_bytes["logs"] = reading.containers.log_bytes;
     draft.store.settings["containers without a log limit"] = fmt::to_string(reading.containers.without_log_limit);
     draft.problems.insert(draft.problems.end(), reading.containers.problems.begin(), reading.containers.problems.end());
@@ -210,7 +212,7 @@ Reading read_once(const probe::Host &host, const Place &place, const std::vector
         }
         docker::add_containers(draft, out.containers, drivers);
         if (has_trees) docker::tell_lost_records(draft);
-        if (draft.in_use) read_shared(draft, out);
+        if (draft.in_use) read_shared(draft, place, out);
         draft.settle();
     }
     return out;
@@ -282,10 +284,11 @@ bool says_nothing(const probe::Store &store) {
     return store.layers.empty() && store.images.empty() && store.containers.empty() && store.volumes.empty();
 }
 
-void take(Draft &&draft, const Place &place, const buildkit::Embedded *cache, probe::Facts &facts) {
+void take(Draft &&draft, const Place &place, const buildkit::Embedded *cache, std::optional<uint64_t> steps_since_s,
+          probe::Facts &facts) {
     const bool in_use = draft.in_use;
     std::optional<probe::Store> cache_store;
-    if (cache != nullptr && in_use) cache_store = buildkit::store_of(*cache, draft);
+    if (cache != nullptr && in_use) cache_store = buildkit::store_of(*cache, draft, steps_since_s);
     facts.problems.insert(facts.problems.end(), draft.problems.begin(), draft.problems.end());
     auto store = std::move(draft).finish();
     store.settings.insert(place.settings.begin(), place.settings.end());
@@ -312,12 +315,15 @@ Recent recent_of(const Place &place, const probe::Facts &facts) {
     return {.write_set_s = since_s, .unrecorded_s = std::max(ago(unrecorded_s), since_s)};
 }
 
-void read_root(const probe::Host &host, const Place &place, probe::Facts &facts) {
+void read_root(const probe::Host &host, const std::vector<probe::Process> &processes, const Place &place,
+               probe::Facts &facts) {
     const Recent recent = recent_of(place, facts);
+    const buildkit::Builder builder{.program = "dockerd", .running = place.pid != 0, .started_s = place.started_s};
+    const auto steps_since_s = buildkit::steps_since_s(host, processes, builder, docker::time_of(facts));
     Reading reading = read_stable(host, place, recent, facts);
     for (auto &draft : reading.drafts) {
         tell_changes(draft, reading, place, recent);
-        take(std::move(draft), place, reading.cache ? &*reading.cache : nullptr, facts);
+        take(std::move(draft), place, reading.cache ? &*reading.cache : nullptr, steps_since_s, facts);
     }
 }
 
@@ -327,7 +333,7 @@ void read_docker(const probe::Host &host, const std::vector<probe::Process> &pro
                  probe::Facts &facts) {
     const size_t first = facts.stores.size();
     for (const auto &place : docker::find_places(host, processes, data_root, facts))
-        read_root(host, place, facts);
+        read_root(host, processes, place, facts);
     const auto which = data_root.empty() ? buildkit::Standalone::all : buildkit::Standalone::only_volumes;
     buildkit::read_standalone(host, processes, which, first, facts);
 }

@@ -267,9 +267,16 @@ bool is_remapped(std::string_view name) {
     return probe::to_number(uid) && probe::to_number(name);
 }
 
+bool remaps_users(const Settings &settings) {
+    const auto said = settings.find("userns-remap");
+    return said != settings.end() && !said->second.empty();
+}
+
 void add_remapped(const probe::Host &host, std::vector<Place> &places, probe::Facts &facts) {
     std::vector<Place> found;
-    for (const auto &place : places) {
+    for (auto &place : places) {
+        const bool remaps = remaps_users(place.settings);
+        place.serves = !remaps;
         const auto entries = host.list(place.root, max_entries);
         if (!entries) {
             facts.problems.push_back({.about = place.root, .why = entries.error().text()});
@@ -279,7 +286,8 @@ void add_remapped(const probe::Host &host, std::vector<Place> &places, probe::Fa
             if (!is_directory(entry) || !is_remapped(entry.name)) continue;
             auto &remapped = found.emplace_back(place);
             remapped.root = fmt::format("{}/{}", place.root, entry.name);
-            if (!place.settings.contains("userns-remap")) remapped.pid = 0; // it was used once
+            remapped.serves = remaps;
+            if (!remaps) remapped.pid = 0; // it was used once
         }
     }
     places.insert(places.end(), found.begin(), found.end());

@@ -27,6 +27,7 @@ struct Place {
     int pid = 0;                       ///< of its dockerd; 0: none runs
     std::string version;               ///< of that, or of the system's which would serve it; "": not known
     std::optional<uint64_t> started_s; ///< when that began: what was last changed before is nobody's work any more
+    bool serves = true; ///< a daemon with this configuration keeps its data here: not beside the root of userns-remap
 };
 
 /// The roots that `data_root` (as read_docker() has it) stands for; each directory once, those of userns-remap within

@@ -58,6 +58,29 @@ TEST_F(DockerTest, ANodeOfASwarmHasItsState) {
     EXPECT_EQ(read().stores.at(0).settings.at("swarm"), "active");
 }
 
+/// With userns-remap dockerd has its data in a root within the root; what lies in the other one is of another time.
+TEST_F(DockerTest, ASwarmOfTheOtherRootOfUsernsRemapIsNone) {
+    make_usual();
+    const std::string outer = root_, inner = root_ + "/165536.165536";
+    root_ = inner;
+    make_usual();
+    const auto swarm_in = [&](const std::string &root) {
+        const auto facts = read({dockerd_});
+        const auto store = std::ranges::find(facts.stores, root, &probe::Store::root);
+        EXPECT_NE(store, facts.stores.end());
+        return store != facts.stores.end() && store->settings.contains("swarm");
+    };
+    for (const std::string &root : {outer, inner})
+        write(root + "/swarm/docker-state.json", "{}");
+    EXPECT_TRUE(swarm_in(outer));
+    EXPECT_FALSE(swarm_in(inner));
+    write("/etc/docker/daemon.json", R"({"userns-remap":"default"})");
+    EXPECT_FALSE(swarm_in(outer));
+    EXPECT_TRUE(swarm_in(inner));
+    write("/etc/docker/daemon.json", R"({"userns-remap":""})");
+    EXPECT_TRUE(swarm_in(outer));
+}
+
 TEST_F(DockerTest, ADockerdInAContainerIsNotThatOfTheHost) {
     make_usual();
     dockerd_.cgroup = "/system.slice/docker-" + id_of('7') + ".scope";

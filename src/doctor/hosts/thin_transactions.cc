@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,9 +16,9 @@
 
 #include <fmt/format.h>
 
-#include "doctor/checks/thin_pools.h"
 #include "oci/json.h"
 #include "probe/text.h"
+#include "probe/thin_pools.h"
 
 namespace shale::doctor {
 namespace {
@@ -112,8 +113,26 @@ bool same_number(const Record &one, const Record &other) {
 /// Its pool has the number; or there is none to compare, or no such pool.
 bool agrees(const Record &record, const std::vector<probe::ThinPool> &pools) {
     const auto pool =
-        std::ranges::find_if(pools, [&](const probe::ThinPool &one) { return checks::is_named(one, record.pool); });
+        std::ranges::find_if(pools, [&](const probe::ThinPool &one) { return probe::is_named(one, record.pool); });
     return !record.number || !*record.number || pool == pools.end() || pool->transaction == **record.number;
+}
+
+/// Those of `found` that are not known yet.
+std::vector<probe::Problem> new_ones(std::vector<probe::Problem> found, const std::vector<probe::Problem> &known) {
+    std::erase_if(found, [&](const probe::Problem &one) {
+        return std::ranges::any_of(
+            known, [&](const probe::Problem &other) { return one.about == other.about && one.why == other.why; });
+    });
+    return found;
+}
+
+/// Why the record is not to be compared with its pool; "": it is.
+std::string doubt_about(const Record &record, const Record *before, bool pools_failed) {
+    if (!record.number) return record.number.error().text();
+    if (before == nullptr) return {};
+    if (!same_number(*before, record)) return "it changed while it was compared with its thin pool";
+    return *record.number && pools_failed ? "it was not compared with its thin pool, which could not be read again"
+                                          : std::string();
 }
 
 } // namespace
@@ -121,25 +140,27 @@ bool agrees(const Record &record, const std::vector<probe::ThinPool> &pools) {
 void read_thin_transactions(const probe::Host &host, const ReadPools &read_pools, probe::Facts &facts) {
     std::vector<Record> before, now = read_records(host, facts.stores);
     if (now.empty()) return;
+    std::vector<probe::Problem> failures; // of the last reading of the pools
     for (int i = 0; !facts.thin_pools.empty() && i < attempts; ++i) {
         if (i != 0) std::this_thread::sleep_for(std::chrono::milliseconds(50 << i));
         before = i == 0 ? std::move(now) : read_records(host, facts.stores);
-        facts.thin_pools = read_pools();
+        PoolReading reading = read_pools();
         now = read_records(host, facts.stores);
+        failures = new_ones(std::move(reading.problems), facts.problems);
+        if (!failures.empty()) continue;
+        facts.thin_pools = std::move(reading.pools);
         if (std::ranges::equal(before, now, same_number) &&
             std::ranges::all_of(now, [&](const Record &one) { return agrees(one, facts.thin_pools); }))
             break;
     }
+    std::ranges::copy(failures, std::back_inserter(facts.problems));
     for (size_t i = 0; i < now.size(); ++i) {
         const Record &record = now[i];
         auto &settings = facts.stores[record.store].settings;
         if (!record.pool.empty()) settings["thin pool"] = record.pool;
-        if (!record.number)
-            facts.problems.push_back({record.path, record.number.error().text()});
-        else if (!before.empty() && !same_number(before[i], record))
-            facts.problems.push_back({record.path, fmt::format("it changed each of the {} times that it was compared "
-                                                               "with the thin pool",
-                                                               attempts)});
+        std::string doubt = doubt_about(record, before.empty() ? nullptr : &before[i], !failures.empty());
+        if (!doubt.empty())
+            facts.problems.push_back({record.path, std::move(doubt)});
         else if (*record.number)
             settings["transaction"] = fmt::to_string(**record.number);
     }

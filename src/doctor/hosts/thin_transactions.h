@@ -11,13 +11,19 @@
 
 namespace shale::doctor {
 
-using ReadPools = std::function<std::vector<probe::ThinPool>()>;
+/// The pools, and what could not be read of them.
+struct PoolReading {
+    std::vector<probe::ThinPool> pools;
+    std::vector<probe::Problem> problems;
+};
+using ReadPools = std::function<PoolReading()>;
 
 /// Adds to each store of Docker's or shale's driver devicemapper the settings "thin pool", its pool's name, and
 /// "transaction". A record and its pool go on while containers and images are made: where there are pools, they are
 /// read again, between two readings of the records, up to three times until no record has changed and each is its
-/// pool's number; `facts` gets them as they were last. A store whose record changed each time has no "transaction",
-/// which is told in a problem.
+/// pool's number; `facts` gets them as they were last. A reading with problems that `facts` does not have yet replaces
+/// none, and is made again. A store whose record changed meanwhile, or whose pool could not be read again, has no
+/// "transaction", which is told in a problem.
 void read_thin_transactions(const probe::Host &host, const ReadPools &read_pools, probe::Facts &facts);
 
 } // namespace shale::doctor

@@ -121,7 +121,7 @@ TEST_F(ThinTransactionsTest, ThePoolIsReadAgain) {
     read([&] {
         auto pools = facts_.thin_pools;
         pools[0].transaction = ++readings == 1 ? 11 : 12; // dockerd was about to tell it
-        return pools;
+        return PoolReading{pools, {}};
     });
     EXPECT_EQ(readings, 2);
     EXPECT_EQ(setting(0, "transaction"), "12");
@@ -136,7 +136,7 @@ TEST_F(ThinTransactionsTest, AMismatchThatStaysIsFound) {
     int readings = 0;
     read([&] {
         ++readings;
-        return facts_.thin_pools;
+        return PoolReading{facts_.thin_pools, {}};
     });
     EXPECT_EQ(readings, 3);
     EXPECT_EQ(setting(0, "transaction"), "12");
@@ -150,12 +150,56 @@ TEST_F(ThinTransactionsTest, WhatNeverStandsStillIsNotCompared) {
     uint64_t number = 12;
     read([&] {
         write_docker(++number);
-        return facts_.thin_pools;
+        return PoolReading{facts_.thin_pools, {}};
     });
     EXPECT_EQ(setting(0, "transaction"), "none");
     EXPECT_EQ(setting(1, "transaction"), "9");
     ASSERT_THAT(facts_.problems, SizeIs(1));
-    EXPECT_THAT(facts_.problems[0].why, HasSubstr("changed each of the 3 times"));
+    EXPECT_EQ(facts_.problems[0].about, docker_record);
+    EXPECT_THAT(facts_.problems[0].why, HasSubstr("changed while it was compared"));
+}
+
+/// It stood still at first, and its pool had another number.
+TEST_F(ThinTransactionsTest, OneChangeAtLastIsNotToldAsMany) {
+    add_pool(20);
+    int readings = 0;
+    read([&] {
+        if (++readings == 3) write_docker(13);
+        return PoolReading{facts_.thin_pools, {}};
+    });
+    EXPECT_EQ(setting(0, "transaction"), "none");
+    ASSERT_THAT(facts_.problems, SizeIs(1));
+    EXPECT_EQ(facts_.problems[0].why, "it changed while it was compared with its thin pool");
+}
+
+TEST_F(ThinTransactionsTest, AReadingThatFailsReplacesNone) {
+    add_pool(3);
+    read([] { return PoolReading{{}, {{"devices of device-mapper", "no memory"}}}; });
+    ASSERT_THAT(facts_.thin_pools, SizeIs(1)) << "what is known stays";
+    EXPECT_EQ(setting(0, "thin pool"), "docker-thinpool");
+    EXPECT_EQ(setting(0, "transaction"), "none") << "it is of another moment than the pool's";
+    ASSERT_THAT(facts_.problems, SizeIs(3));
+    EXPECT_EQ(facts_.problems[0].about, "devices of device-mapper");
+    EXPECT_EQ(facts_.problems[1].about, docker_record);
+    EXPECT_THAT(facts_.problems[1].why, HasSubstr("could not be read again"));
+    EXPECT_EQ(facts_.problems[2].about, shale_record);
+    EXPECT_THAT(find_check("thin-pool-transaction")->run(facts_).findings, IsEmpty());
+}
+
+TEST_F(ThinTransactionsTest, AReadingThatFailsIsMadeAgain) {
+    add_pool(3);
+    facts_.problems.push_back({"thin device x", "its pool was not found"}); // of the first reading
+    int readings = 0;
+    read([&] {
+        PoolReading out{facts_.thin_pools, facts_.problems};
+        out.pools[0].transaction = 12;
+        if (++readings == 1) out.problems.push_back({"devices of device-mapper", "no memory"});
+        return out;
+    });
+    EXPECT_EQ(readings, 2);
+    EXPECT_EQ(facts_.thin_pools.at(0).transaction, 12U);
+    EXPECT_EQ(setting(0, "transaction"), "12");
+    EXPECT_THAT(facts_.problems, SizeIs(1));
 }
 
 } // namespace
