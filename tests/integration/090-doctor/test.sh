@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # shale doctor, orphans and df --host on real stores: Docker (overlay2, with BuildKit), containerd and podman as Debian has
-# them, on private roots. The undamaged stores have no finding. Then real damage: an import killed in its middle, files
-# emptied as by a power cut, a layer's mount kept by another mount namespace, deleted files held open, directories nobody
-# owns. Each is found with its evidence; what is reclaimed goes, comes back, and is freed; and the engines run all that
+# them, on private roots. The undamaged stores have no finding, a build at work neither. Then real damage: an import and a
+# build killed in their middle, files emptied as by a power cut, a layer's mount kept by another mount namespace, deleted
+# files held open, directories nobody owns. Each is found with its evidence; what is reclaimed goes, comes back, and is freed; and the engines run all that
 # they had.
 # Time limit: 900 s
 source "$(dirname "$0")/../lib.sh"
@@ -98,6 +98,16 @@ CMD ["/bin/sleep", "1000"]
 DOCKERFILE
 DOCKER_BUILDKIT=0 docker build --network none -t app:1 "$WORK/build" >"$WORK/build.log" 2>&1
 DOCKER_BUILDKIT=1 docker build --network none -t kit:1 "$WORK/build" >>"$WORK/build.log" 2>&1
+mkdir "$WORK/step"
+printf 'FROM base:1\nRUN ["/bin/sleep", "10001"]\n' >"$WORK/step/Dockerfile"
+start_step() { # a build that stays in its step: $build, the directory of the step $step, its process $sleeper
+  DOCKER_BUILDKIT=1 docker build --network none "$WORK/step" >>"$WORK/build.log" 2>&1 & build=$!
+  wait_for "the step of a build" step_runs
+}
+step_runs() {
+  step=$(findmnt -rno TARGET | grep -F "$D/buildkit/executor/") && step=${step%/rootfs} && [[ -d $step/rootfs ]] &&
+    sleeper=$(pgrep -xf '/bin/sleep 10001')
+}
 docker volume create data >/dev/null
 docker run -d --network none --name web -v data:/data app:1 >/dev/null
 docker run -d --network none --name gone app:1 >/dev/null
@@ -125,8 +135,12 @@ settle() {
 }
 docker rm -f gone >/dev/null
 settle
+start_step
 doctor || fail "the undamaged stores: $(cat "$WORK/report.json")"
 report 'not report["findings"] and not report["unable"]'
+kill -KILL "$sleeper"
+wait "$build" && fail "the build ended well without its step"
+[[ ! -e $step ]] || fail "BuildKit leaves the directory of a step that has ended: what it leaves else proves nothing"
 [[ $(orphans ls --json | python3 -c 'import json,sys; print(json.load(sys.stdin))') == "{'orphans': [], 'unable': []}" ]] || fail "orphans in undamaged stores"
 "$SHALE" facts "${stores[@]}" >"$WORK/facts.json"
 python3 - "$WORK/facts.json" <<'PYTHON'
@@ -157,7 +171,8 @@ victim=$D/overlay2/$(cat "$(grep -lF "$victim" "$D"/image/overlay2/layerdb/sha25
 cp "$victim" "$WORK/large"; cp --attributes-only --preserve=all "$victim" "$WORK/large.as"
 mkdir -p "$nobody/diff/etc" "$nobody/work" "$strange/diff" "$snapshots/stray/fs"
 head -c 100000 /dev/urandom | tee "$nobody/diff/etc/file" "$strange/diff/file" >"$snapshots/stray/fs/file"
-# 2. An import that kill -9 ends: dockerd leaves the tree for ever.
+# 2. An import and a step of a build that kill -9 ends: dockerd leaves the tree of the one, and the directory, the mount
+# and the process of the other, for ever.
 before=$(ls "$D/overlay2")
 head -c 30000000 /dev/urandom >"$WORK/noise"
 mkfifo "$WORK/pipe"
@@ -166,6 +181,7 @@ docker import - half:1 <"$WORK/pipe" >>"$WORK/build.log" 2>&1 & import=$!
 new_layer() { comm -13 <(echo "$before") <(ls "$D/overlay2"); }
 half_is_there() { lost=$(new_layer) && [[ -n $lost && -d $D/overlay2/$lost ]] && (($(du -sk "$D/overlay2/$lost/diff" | cut -f 1) > 19000)); }
 wait_for "the half of a layer" half_is_there
+start_step
 # 3. A mount of a container kept by another mount namespace; an orphan that is mounted there, and one that is open.
 leaked=$(docker inspect -f '{{.GraphDriver.Data.MergedDir}}' web)
 mkdir "$WORK/in" "$WORK/in/layer" "$WORK/in/orphan"
@@ -173,8 +189,8 @@ unshare --mount --propagation private bash -c "
   mount --bind '$leaked' '$WORK/in/layer' && mount --bind '$nobody/diff/etc' '$WORK/in/orphan' && echo ready >'$WORK/leaker' && exec sleep 10000" & leaker=$!
 wait_for "the other namespace" test -s "$WORK/leaker"
 stop "$docker_pid" KILL
-kill "$feeder" "$import" 2>/dev/null || true
-wait "$feeder" "$import" 2>/dev/null || true
+kill "$feeder" "$import" "$build" 2>/dev/null || true
+wait "$feeder" "$import" "$build" 2>/dev/null || true
 stop "$containerd_pid"
 # 4. Deleted, and still open: no name, no space either. And a file of an orphan that is open.
 python3 - "$strange/diff/file" "$disk/held" <<'PYTHON' & holder=$!
@@ -200,7 +216,7 @@ judged() { orphans ls --no-usage --json >"$WORK/orphans.json" || true; python3 -
 import json, sys
 listed = json.load(open(sys.argv[1]))
 names = {orphan["layer"] for orphan in listed["orphans"]}
-sys.exit(0 if set(sys.argv[2:]) <= names and not listed["unable"] else 1)' "$WORK/orphans.json" "$lost" "$(basename "$nobody")" "$(basename "$strange")" stray; }
+sys.exit(0 if set(sys.argv[2:]) <= names and not listed["unable"] else 1)' "$WORK/orphans.json" "$lost" "$(basename "$nobody")" "$(basename "$strange")" stray "executor/$(basename "$step")"; }
 wait_until_judged() {
   for ((n = 0; n < 200; n++)); do judged && return; sleep 1; done
   fail "not all orphans are listed: $(cat "$WORK/orphans.json")"
@@ -214,6 +230,8 @@ report '"'"$lost"'" in evidence("store-orphans", "docker")'
 report '"'"$nobody"'" in evidence("store-orphans", "docker")'
 report '"snapshots/stray" in evidence("store-orphans", "containerd")'
 report '"'"$strange"'" in evidence("store-orphans", "podman")'
+report '"'"$step"'" in evidence("store-orphans", "buildkit")'
+report '"mounted at '"$step"'/rootfs, which is the root of process '"$sleeper"' (sleep)" in evidence("store-orphans", "buildkit")'
 report '"/large: 0 bytes, the archive has" in evidence("damaged-layers", "docker") and found["damaged-layers"][0]["severity"] == "critical"'
 report '"'"$leaker"'" in str(found["leaked-mounts"]) and "'"$WORK/in/layer"'" in str(found["leaked-mounts"])'
 report '"'"$holder"'" in str(found["deleted-open-files"])'
@@ -229,22 +247,25 @@ orphans reclaim --dry-run --min-age 0 >"$WORK/dry" 2>&1 || true
 grep -F "would move $D/overlay2/$lost" "$WORK/dry" >/dev/null || fail "--dry-run does not name the orphan: $(cat "$WORK/dry")"
 grep -F "$nobody stays: it is mounted" "$WORK/dry" >/dev/null || fail "what is mounted elsewhere would be moved: $(cat "$WORK/dry")"
 grep -F "$strange stays: process $holder has" "$WORK/dry" >/dev/null || fail "what is open would be moved: $(cat "$WORK/dry")"
+grep -F "$step stays: something is mounted on it or from it, at $step/rootfs" "$WORK/dry" >/dev/null || fail "the mount of a step would be moved: $(cat "$WORK/dry")"
 [[ -d $D/overlay2/$lost ]] || fail "--dry-run moved something"
 orphans reclaim >/dev/null 2>"$WORK/young" || true # the default is ten minutes
 (($(grep -c "younger than 600 seconds" "$WORK/young") >= 2)) || fail "what is young was touched: $(cat "$WORK/young")"
 [[ -d $D/overlay2/$lost && -d $snapshots/stray && -d $nobody && -d $strange ]] || fail "a young orphan was moved"
 status=0
 orphans reclaim --min-age 0 >"$WORK/moved" 2>&1 || status=$?
-((status == 1)) || fail "two orphans had to stay, and the exit status is $status: $(cat "$WORK/moved")"
-[[ ! -e $D/overlay2/$lost && ! -e $snapshots/stray && -d $nobody && -d $strange ]] || fail "the wrong ones were moved: $(cat "$WORK/moved")"
+((status == 1)) || fail "three orphans had to stay, and the exit status is $status: $(cat "$WORK/moved")"
+[[ ! -e $D/overlay2/$lost && ! -e $snapshots/stray && -d $nobody && -d $strange && -d $step/rootfs ]] || fail "the wrong ones were moved: $(cat "$WORK/moved")"
 orphans trash | grep -F "$lost" >/dev/null || fail "the trash does not list the orphan"
 orphans undo >/dev/null
 tree "$D/overlay2/$lost" | diff "$WORK/tree.before" - || fail "undo did not put the tree back as it was"
 ls -l "$D/overlay2/l" | diff "$WORK/links.before" - || fail "undo did not put the links back"
 kill "$leaker" "$holder"; wait "$leaker" "$holder" 2>/dev/null || true
+kill -KILL "$sleeper"
+wait_for "the end of the step's mount" umount "$step/rootfs"
 wait_until_judged # what came back a moment ago looks new
 orphans reclaim --min-age 0 >"$WORK/moved" || fail "nothing stands against any of them: $(cat "$WORK/moved")"
-[[ ! -e $nobody && ! -e $strange ]] || fail "they are not used any more, and stay"
+[[ ! -e $nobody && ! -e $strange && ! -e $step ]] || fail "they are not used any more, and stay"
 free=$(free_blocks)
 orphans purge >"$WORK/purged" || fail "purge: $(cat "$WORK/purged")"
 (($(free_blocks) > free + 4000)) || fail "purge freed nothing: $free blocks were free before, $(free_blocks) are now" # the half import is 19 MB
