@@ -9,7 +9,7 @@
 source "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/integration/world.sh
 source "$(dirname "$0")/../world.sh"
-need dockerd containerd ctr runc podman python3 mkfs.ext4
+need dockerd containerd ctr runc podman python3 mkfs.ext4 pgrep
 need_root "daemons, mounts"
 need_overlay
 [[ -x /bin/busybox ]] || skip "busybox-static is not installed"
