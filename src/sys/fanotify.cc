@@ -150,7 +150,7 @@ Result<std::string> identity_of(int fd) {
     static_assert(sizeof status.f_fsid == 8);
     std::string out(reinterpret_cast<const char *>(&status.f_fsid), sizeof status.f_fsid);
     out.append(reinterpret_cast<const char *>(&head->handle_type), sizeof head->handle_type);
-    out.append(static_cast<const char *>(static_cast<const void *>(head->f_handle)), head->handle_bytes);
+    out.append(reinterpret_cast<const char *>(head->f_handle), head->handle_bytes);
     return out;
 }
 

@@ -44,11 +44,19 @@ public:
     HeldSignals(const HeldSignals &) = delete;
     HeldSignals &operator=(const HeldSignals &) = delete;
     ~HeldSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    /// As they are without holding any.
     [[nodiscard]] const sigset_t &before() const { return before_; }
 
 private:
     sigset_t before_{};
 };
+
+sigset_t current_signals() {
+    sigset_t out;
+    sigemptyset(&out);
+    pthread_sigmask(SIG_SETMASK, nullptr, &out);
+    return out;
+}
 
 /// What the user called it, and where it is looked for.
 struct Named {
@@ -63,11 +71,12 @@ void note(const std::string &text) {
 class Watcher {
 public:
     Watcher(Context &context, const WatchArgs &args)
-        : context_(context), args_(args), runner_(args.command, signals_.before(), context.user_umask) {}
+        : context_(context), args_(args), runner_(args.command, current_signals(), context.user_umask) {}
 
     Result<int> run() {
         TRY(find_process());
         std::vector<sys::WatchedPath> paths;
+        paths.reserve(args_.paths.size());
         for (const std::string &path : args_.paths)
             paths.push_back(TRY(look_for(path)));
         sys::NameWatchOptions options;
@@ -156,8 +165,8 @@ private:
     void tell_stale(Named &named) {
         if (std::exchange(named.was_stale_told, true)) return;
         note(fmt::format(
-            "note: process {} still sees the old file at {}, whatever it is told: what is bound alone stays "
-            "what it was; start its container again, and bind the directory that {} is in",
+            "note: process {} still sees at {} what was there before, whatever it is told: a bind mount stays "
+            "with what was bound; start its container again, or bind the directory that {} is in",
             process_ ? process_->pid : 0, named.shown, named.source));
     }
 
@@ -170,6 +179,7 @@ private:
     }
 
     Result<int> loop() {
+        const HeldSignals held;
         for (;;) {
             runner_.step();
             if (context_.cancel->load()) return 0;
@@ -184,11 +194,11 @@ private:
                 if (args_.once && told_ != 0) continue;
             }
             if (end_ && now.steady >= *end_) return told_ != 0 ? 0 : 1;
-            TRY(wait(is_over));
+            TRY(wait(is_over, held.before()));
         }
     }
 
-    Status wait(bool is_over) {
+    Status wait(bool is_over, const sigset_t &signals) {
         std::vector<pollfd> ready{{runner_.fd(), POLLIN, 0}};
         if (process_) ready.push_back({process_->process.get(), POLLIN, 0});
         const size_t tables_at = ready.size();
@@ -196,7 +206,7 @@ private:
             ready.push_back({table.get(), POLLPRI, 0});
         if (!is_over) ready.push_back({watch_->fd(), POLLIN, 0});
         const auto patience = patience_for(is_over);
-        if (::ppoll(ready.data(), ready.size(), patience ? &*patience : nullptr, &signals_.before()) < 0) {
+        if (::ppoll(ready.data(), ready.size(), patience ? &*patience : nullptr, &signals) < 0) {
             if (errno == EINTR) return {};
             return fail_errno(errno, "ppoll");
         }
@@ -262,7 +272,6 @@ private:
 
     Context &context_;
     const WatchArgs &args_;
-    HeldSignals signals_;
     CommandRunner runner_;
     std::optional<ProcessView> process_;
     int signal_ = 0;
