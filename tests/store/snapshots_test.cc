@@ -452,6 +452,23 @@ TEST_P(SnapshotsTest, AMigrationDoesNotForgetActiveOnes) {
     EXPECT_THAT(moved.error().text(), HasSubstr("active"));
 }
 
+/// Every call of a kind fails whose name begins like this.
+class FailAllOf : public sys::Hook {
+public:
+    FailAllOf(sys::Op op, std::string prefix, int error) : op_(op), prefix_(std::move(prefix)), error_(error) {
+        sys::set_hook(this);
+    }
+    ~FailAllOf() override { sys::set_hook(nullptr); }
+    int before(const sys::Call &call) noexcept override {
+        return call.op == op_ && call.name != nullptr && std::string_view(call.name).starts_with(prefix_) ? error_ : 0;
+    }
+
+private:
+    sys::Op op_;
+    std::string prefix_;
+    int error_;
+};
+
 /// This thread's next call of a kind fails; others' go on.
 class FailNext : public sys::Hook {
 public:
@@ -563,7 +580,7 @@ TEST_P(SnapshotsTest, WhatCannotBeDeletedKeepsNothingElseFromGoing) {
     ASSERT_TRUE(all().remove("one"));
     ASSERT_TRUE(all().remove("two"));
     {
-        FailNext deletion(sys::Op::unlink, EIO);
+        FailAllOf deletion(sys::Op::unlink, to_string(store_->driver().trash()->ids.front()) + "-", EIO);
         EXPECT_EQ(code(store_->reap()), Errc::DataLoss) << "it is told";
         EXPECT_EQ(store_->driver().trash()->layers, 1U) << "and the other went";
     }
