@@ -7,7 +7,6 @@
 #include <stdlib.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -40,7 +39,6 @@ public:
         (void)fd(); // so that it is there
         return root_ + "/guard/" + std::string(name);
     }
-    [[nodiscard]] bool has(std::string_view name) const { return std::filesystem::exists(file(name)); }
     [[nodiscard]] std::string read(std::string_view name) const {
         std::ostringstream out;
         out << std::ifstream(file(name), std::ios::binary).rdbuf();
@@ -48,10 +46,6 @@ public:
     }
     void append(std::string_view name, std::string_view text) const {
         std::ofstream(file(name), std::ios::binary | std::ios::app) << text;
-    }
-    void write(std::string_view name, std::string_view text) const {
-        std::ofstream(file(name), std::ios::binary | std::ios::trunc) << text;
-        std::filesystem::permissions(file(name), std::filesystem::perms(0600));
     }
 
 private:

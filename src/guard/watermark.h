@@ -65,7 +65,7 @@ public:
     [[nodiscard]] nlohmann::json to_json() const;
     /// What to_json() gave, maybe of other marks: steps that `marks` does not have are forgotten, new ones are outside.
     /// An action that was in flight has failed: nobody knows what became of it. What is held is taken for undone, as a
-    /// restart does (guard/measures.h), and is due again while use is at its mark. InvalidArgument: no such state
+    /// restart does, and is due again while use is at its mark. InvalidArgument: no such state
     /// (another version, a member of the wrong type or out of range, with its name); the caller begins anew.
     static Result<Watermark> from_json(const nlohmann::json &state, Marks marks);
 
