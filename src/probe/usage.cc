@@ -12,14 +12,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "base/fd.h"
+#include "base/work_stack.h"
 #include "sys/fs.h"
 #include "sys/page_cache.h"
 
@@ -72,7 +70,6 @@ public:
 
 private:
     void work();
-    bool take(Waiting &out, std::vector<Waiting> &found);
     Result<UniqueFd> open(const Waiting &which, std::vector<Name> &names);
     void read(const Waiting &which, std::vector<Waiting> &found, std::vector<Name> &names);
     uint64_t look_at_pages(uint32_t tree, int dir, const char *name, uint64_t size);
@@ -83,11 +80,9 @@ private:
     const std::vector<std::string> &paths_;
     const CountOptions &options_;
     std::vector<Tree> trees_;
+    WorkStack<Waiting> waiting_;
     std::mutex mutex_;
-    std::condition_variable wake_;
-    std::vector<Waiting> waiting_;
-    size_t working_ = 0; ///< threads that may still add to waiting_
-    std::vector<Name> names_;
+    std::vector<Name> names_; ///< guarded by mutex_
     std::mutex progress_mutex_;
     std::atomic<uint64_t> counted_ = 0, told_ = 0;
 };
@@ -114,24 +109,10 @@ void Counter::add(uint32_t tree, const Sums &sums) {
     options_.on_progress(counted);
 }
 
-bool Counter::take(Waiting &out, std::vector<Waiting> &found) {
-    std::unique_lock lock(mutex_);
-    waiting_.insert(waiting_.end(), std::make_move_iterator(found.begin()), std::make_move_iterator(found.end()));
-    found.clear();
-    --working_;
-    if (waiting_.size() > 1 || (waiting_.empty() && working_ == 0)) wake_.notify_all();
-    wake_.wait(lock, [&] { return !waiting_.empty() || working_ == 0; });
-    if (waiting_.empty()) return false;
-    ++working_;
-    out = std::move(waiting_.back());
-    waiting_.pop_back();
-    return true;
-}
-
 void Counter::work() {
     std::vector<Waiting> found;
     std::vector<Name> names;
-    for (Waiting which; take(which, found); which = {})
+    for (Waiting which; waiting_.take(which, found); which = {})
         read(which, found, names);
     const std::lock_guard lock(mutex_);
     names_.insert(names_.end(), names.begin(), names.end());
@@ -194,21 +175,8 @@ uint64_t Counter::look_at_pages(uint32_t tree, int dir, const char *name, uint64
 
 void Counter::run() {
     for (size_t i = paths_.size(); i-- > 0;)
-        waiting_.push_back({nullptr, paths_[i], static_cast<uint32_t>(i)});
-    working_ = std::max(1U, options_.threads);
-    std::vector<std::jthread> all;
-    for (unsigned i = 1; i < options_.threads; ++i) {
-        try {
-            all.emplace_back([this] { work(); });
-        } catch (const std::system_error &) { // pids.max, RLIMIT_NPROC: those that are there do it
-            const std::lock_guard lock(mutex_);
-            working_ -= options_.threads - i;
-            wake_.notify_all();
-            break;
-        }
-    }
-    work();
-    all.clear();
+        waiting_.push({nullptr, paths_[i], static_cast<uint32_t>(i)});
+    waiting_.run(options_.threads, [this] { work(); });
     std::ranges::sort(names_, {}, [](const Name &name) { return std::pair(name.tree, name.inode); });
 }
 

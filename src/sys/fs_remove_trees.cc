@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many trees removed by several threads: one stack of directories that wait, the last one in is the first one out, so
-// that few of them are open. A directory that waits is its name and its parent; whoever removes the last thing in a
-// directory removes the directory, too. What resists is left where it is.
+// Many trees removed by several threads, from one stack of directories that wait. One that waits is its name and its
+// parent; whoever removes the last thing in a directory removes the directory, too. What resists is left where it is.
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 
+#include "base/work_stack.h"
 #include "sys/fs.h"
 #include "sys/fs_internal.h"
 
@@ -41,23 +37,12 @@ public:
         top->fd = UniqueFd(::fcntl(dir, F_DUPFD_CLOEXEC, 0));
         for (const auto &name : names) {
             ++top->open_ends;
-            waiting_.push_back(below(top, name));
+            waiting_.push(below(top, name));
         }
     }
 
     void run() {
-        std::vector<std::jthread> others;
-        working_ = 1;
-        for (unsigned i = 1; i < options_.threads; ++i) {
-            const std::lock_guard lock(mutex_); // before it looks whether anybody works
-            try {
-                others.emplace_back([this] { work(); });
-                ++working_;
-            } catch (const std::system_error &) {
-                break; // no more threads: the others do it
-            }
-        }
-        work();
+        waiting_.run(options_.threads, [this] { work(); });
     }
 
 private:
@@ -71,24 +56,10 @@ private:
 
     void work() {
         std::vector<Shared> found;
-        for (Shared next; take(next, found);) {
+        for (Shared next; waiting_.take(next, found);) {
             empty(next, found);
             close(std::exchange(next, nullptr));
         }
-    }
-
-    bool take(Shared &out, std::vector<Shared> &found) {
-        std::unique_lock lock(mutex_);
-        waiting_.insert(waiting_.end(), std::make_move_iterator(found.begin()), std::make_move_iterator(found.end()));
-        found.clear();
-        --working_;
-        if (waiting_.size() > 1 || (waiting_.empty() && working_ == 0)) wake_.notify_all();
-        wake_.wait(lock, [&] { return !waiting_.empty() || working_ == 0; });
-        if (waiting_.empty()) return false;
-        ++working_;
-        out = std::move(waiting_.back());
-        waiting_.pop_back();
-        return true;
     }
 
     [[nodiscard]] bool cancelled() const {
@@ -134,10 +105,7 @@ private:
     }
 
     const RemoveOptions &options_;
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::vector<Shared> waiting_;
-    size_t working_ = 0; ///< threads that may still add to waiting_
+    WorkStack<Shared> waiting_;
 };
 
 } // namespace
