@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "guard/json_members.h"
 #include "oci/json.h"
+#include "store/refusal.h"
 #include "sys/fs.h"
 
 namespace shale::guard {
@@ -126,7 +127,7 @@ Result<Event> event_from_line(std::string_view line) {
 }
 
 Result<UniqueFd> open_guard_dir(int root) {
-    return in_context(sys::make_dirs(root, "guard"), [] { return "the directory of the guard"; });
+    return in_context(sys::make_dirs(root, store::guard_name), [] { return "the directory of the guard"; });
 }
 
 EventLog::EventLog(UniqueFd dir, uint64_t max_bytes) : dir_(std::move(dir)), max_bytes_(max_bytes) {}

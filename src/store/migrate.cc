@@ -14,6 +14,7 @@
 #include "store/locks.h"
 #include "store/migration.h"
 #include "store/records.h"
+#include "store/refusal.h"
 #include "store/reserve.h"
 #include "sys/fs.h"
 
@@ -355,7 +356,7 @@ Result<uint64_t> Store::retire(const Progress &progress, const std::atomic<bool>
         entries = TRY(remove_driver(root_fd_.get(), plan.from, std::move(old), progress, cancel));
     }
     if (moved)
-        for (const auto *name : {"blobs", "tmp", "mnt", reserve_name})
+        for (const auto *name : {"blobs", "tmp", "mnt", reserve_name, refusal_name, guard_name})
             TRY(sys::remove_tree(root_fd_.get(), name, [&] { ++entries; }));
     auto tx = TRY(records_->begin(Sync::synced));
     auto table = TRY(tx.prepare("DROP TABLE IF EXISTS migration"));

@@ -10,6 +10,7 @@
 
 #include "store/migration.h"
 #include "store/records.h"
+#include "store/refusal.h"
 #include "store/reserve.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
@@ -88,7 +89,8 @@ Status NewSide::claim(const std::string &from, bool durable) {
 /// A directory that holds other things is nobody's to fill, nor to empty again. `was_left`: a store was here, whose
 /// records say where it is now; who opens it to read that makes its directories anew.
 Status NewSide::check_empty(bool was_left) {
-    static const std::set<std::string_view> shales{"blobs", "lock", "mnt", "tmp", reserve_name};
+    static const std::set<std::string_view> shales{"blobs",      "lock",       "mnt",     "tmp",
+                                                   reserve_name, refusal_name, guard_name};
     for (const auto &entry : TRY(sys::list_dir(root_.get())))
         if (entry.name != "lost+found" && entry.name != driver_name_ && !entry.name.starts_with("shale.db") &&
             !(was_left && shales.contains(entry.name)))

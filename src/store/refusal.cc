@@ -14,7 +14,6 @@
 namespace shale::store {
 namespace {
 
-constexpr const char *name = "refusal";
 constexpr size_t most_text = 2000; ///< of the 4095 bytes that a symlink holds
 
 } // namespace
@@ -23,19 +22,19 @@ Status refuse_creates(int root, int64_t now_s, std::chrono::seconds how_long, st
     const int64_t until = now_s + std::min(how_long, longest_refusal).count();
     const std::string fresh = fmt::format("tmp/refusal-{}", TRY(sys::random_hex(8)));
     TRY(sys::make_symlink(fmt::format("{} {}", until, why.substr(0, most_text)), root, fresh.c_str()));
-    const auto done = sys::rename_at(root, fresh.c_str(), root, name);
+    const auto done = sys::rename_at(root, fresh.c_str(), root, refusal_name);
     if (!done) (void)sys::unlink_at(root, fresh.c_str());
     return done;
 }
 
 Status allow_creates(int root) {
-    const auto done = sys::unlink_at(root, name);
+    const auto done = sys::unlink_at(root, refusal_name);
     if (!done && done.error().sys_errno() != ENOENT) return done;
     return {};
 }
 
 Result<std::optional<std::string>> why_refused(int root, int64_t now_s) {
-    const auto text = sys::read_link(root, name);
+    const auto text = sys::read_link(root, refusal_name);
     if (!text && text.error().sys_errno() == ENOENT) return std::nullopt;
     if (!text) return std::unexpected(text.error());
     int64_t until = 0;

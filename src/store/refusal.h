@@ -14,6 +14,9 @@
 
 namespace shale::store {
 
+inline constexpr const char *refusal_name = "refusal",
+                            *guard_name = "guard"; ///< in ROOT; the second is the guard's own
+
 /// The most that a refusal can last without being renewed: one that is further in the future is of a clock that was set
 /// back, and does not count.
 inline constexpr std::chrono::seconds longest_refusal = std::chrono::minutes(10);

@@ -138,7 +138,7 @@ Status Store::choose_driver() {
 }
 
 Status Store::refuse_creates(std::chrono::seconds how_long, std::string_view why) {
-    return store::refuse_creates(root_fd_.get(), now_s(), how_long, why);
+    return making_room([&] { return store::refuse_creates(root_fd_.get(), now_s(), how_long, why); });
 }
 
 Status Store::allow_creates() {

@@ -7,6 +7,8 @@
 //   blobs/sha256/<hex>  layer blobs, manifests, configs, byte for byte
 //   <driver>/           the driver's layers and its trash
 //   reserve             room for the records of a full disk (see reserve.h)
+//   refusal             while a guard refuses what is new (see refusal.h)
+//   guard/              what the store's guard knows and has told (src/guard)
 //   tmp/                partial blobs; nothing in it outlives its process
 //   mnt/<id>            mount points that `container mount` makes
 //
@@ -18,6 +20,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>

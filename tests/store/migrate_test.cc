@@ -335,7 +335,16 @@ TEST_F(MigrateTest, BackToARootThatWasLeft) {
     };
     const auto records = records_of(*store_);
     ASSERT_TRUE(store_->migrate(request_, {}));
+    const auto guard_was_there = [&] {
+        std::filesystem::create_directory(world_ / "root/guard");
+        std::ofstream(world_ / "root/guard/state.json") << "{}";
+    };
+    guard_was_there();
+    ASSERT_TRUE(store_->refuse_creates(std::chrono::seconds(60), "full"));
     finish();
+    for (const char *gone : {"root/guard", "root/refusal"})
+        EXPECT_FALSE(std::filesystem::exists(std::filesystem::symlink_status(world_ / gone))) << gone;
+    guard_was_there(); // one that did not know yet
     request_.root = world_ / "root";
     std::ofstream(world_ / "root/mine") << "mine";
     EXPECT_EQ(store_->migrate(request_, {}).error().code(), Errc::FailedPrecondition);

@@ -7,10 +7,12 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <string>
 
+#include "crash/hooks.h"
 #include "store/snapshots.h"
 #include "support/world.h"
 #include "sys/fs.h"
@@ -72,7 +74,11 @@ TEST_F(RefusalTest, WhatIsNewIsRefusedAndTheRestGoesOn) {
     ASSERT_TRUE(store->create_container(image, "before", {}));
     store::Snapshots snapshots(*store);
     ASSERT_TRUE(snapshots.prepare("a", "", {}));
-    ASSERT_TRUE(store->refuse_creates(seconds(60), "bytes: 95 % of /disk in use"));
+    {
+        FailNext full(sys::Op::symlink, ENOSPC); // just when it is wanted: the reserve makes room
+        ASSERT_TRUE(store->refuse_creates(seconds(60), "bytes: 95 % of /disk in use"));
+        EXPECT_TRUE(full.failed_);
+    }
     EXPECT_EQ(*store->why_refused(), "bytes: 95 % of /disk in use");
     const auto status_of = [](const auto &result) { return result ? Status() : std::unexpected(result.error()); };
     for (const Status &refused :
