@@ -2,11 +2,13 @@
 #include "guard/guard.h"
 
 #include <algorithm>
-#include <array>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "guard/json_members.h"
+#include "oci/json.h"
 #include "sys/fs.h"
 
 namespace shale::guard {
@@ -14,7 +16,8 @@ namespace {
 
 constexpr const char *state_name = "state.json";
 constexpr size_t most_state = size_t{4} << 20U;
-constexpr size_t most_resources = 10'000;
+constexpr size_t most_resources = 10'000, most_subject = 8192;
+constexpr int state_version = 1;
 
 /// "3 hours 5 minutes", "12 minutes"
 std::string text_of(Duration time) {
@@ -63,15 +66,15 @@ Result<Guard> Guard::start(Config config, UniqueFd dir, Hands &hands, std::funct
 void Guard::load() {
     auto text = sys::read_file(dir_.get(), state_name, most_state);
     if (!text) return;
-    const auto state = nlohmann::json::parse(*text, nullptr, false);
-    if (!state.is_object() || !state.contains("resources") || !state["resources"].is_array()) return;
-    for (const auto &one : state["resources"]) {
-        if (!one.is_object() || !one.contains("kind") || !one["kind"].is_string() || !one.contains("subject") ||
-            !one["subject"].is_string() || !one.contains("state"))
-            continue;
-        const auto kind = kind_named(one["kind"].get<std::string>());
-        if (kind && saved_.size() < most_resources)
-            saved_.emplace(Key{*kind, one["subject"].get<std::string>()}, one["state"].dump());
+    const auto state = oci::parse_object(*text, state_name);
+    if (!state || !check_version(*state, state_version, state_name)) return;
+    const auto resources = array_member(*state, "resources", most_resources, state_name);
+    if (!resources) return;
+    for (const auto &one : **resources) {
+        const auto kind = kind_member(one, "kind", state_name);
+        const auto subject = text_member(one, "subject", most_subject, state_name);
+        const auto *watermark = oci::find_member(one, "state");
+        if (kind && subject && watermark != nullptr) saved_.emplace(Key{*kind, *subject}, watermark->dump());
     }
     state_ = std::move(*text);
 }
@@ -81,7 +84,7 @@ Status Guard::save() {
     for (const auto &[key, watched] : watched_)
         resources.push_back(
             {{"kind", name_of(key.first)}, {"subject", key.second}, {"state", watched.watermark.to_json()}});
-    std::string text = nlohmann::json{{"version", 1}, {"resources", std::move(resources)}}.dump(
+    std::string text = nlohmann::json{{"version", state_version}, {"resources", std::move(resources)}}.dump(
         -1, ' ', false, nlohmann::json::error_handler_t::replace);
     if (text == state_) return {};
     TRY(sys::write_file_durably(dir_.get(), state_name, text));
@@ -125,11 +128,10 @@ Status Guard::round(Time now) {
             note({now, EventType::problem, Kind::bytes, {}, {}, problem, {}, false});
     problems_ = std::move(problems);
     // What is not there any more is forgotten: it may come back as something else.
-    std::erase_if(watched_, [&](const auto &one) {
-        return std::ranges::none_of(samples, [&](const Sample &sample) {
-            return sample.kind == one.first.first && sample.subject == one.first.second;
-        });
-    });
+    std::set<Key> there;
+    for (const auto &sample : samples)
+        there.emplace(sample.kind, sample.subject);
+    std::erase_if(watched_, [&](const auto &one) { return !there.contains(one.first); });
     for (const auto &sample : samples)
         judge(sample, now);
     refuse(samples, now);

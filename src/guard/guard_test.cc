@@ -156,7 +156,7 @@ TEST_F(GuardTest, ARestartGoesOn) {
     round(again);
     EXPECT_EQ(std::ranges::count(world_.done, Tier::gc), 1) << "it is known that it was done";
     ASSERT_TRUE(sys::write_file_durably(sys::open_dir(AT_FDCWD, (root_.path() + "/guard").c_str())->get(), "state.json",
-                                        "{\"resources\": [3, {\"kind\": \"bytes\"}, {\"kind\": 7}]}"));
+                                        "{\"version\": 1, \"resources\": [3, {\"kind\": \"bytes\"}, {\"kind\": 7}]}"));
     auto damaged = start();
     round(damaged);
     EXPECT_EQ(std::ranges::count(world_.done, Tier::gc), 2) << "without a state it begins anew";

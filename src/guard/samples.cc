@@ -2,7 +2,6 @@
 #include "guard/samples.h"
 
 #include <algorithm>
-#include <set>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -94,28 +93,40 @@ void Samples::add(const probe::ThinPool &pool) {
 
 } // namespace
 
-probe::Facts look(const probe::Host &host, const std::vector<std::string> &roots) {
-    probe::Facts out;
-    out.file_systems = probe::read_file_systems(host, roots, out.problems);
-    out.devices = probe::read_block_devices(host, out.problems);
-    out.thin_pools = probe::read_thin_pools(host, out.devices, {}, out.problems);
-    auto zfs = probe::read_zfs(host, out.problems);
-    out.zfs_pools = std::move(zfs.pools);
-    out.zfs_datasets = std::move(zfs.datasets);
+Seen look(const probe::Host &host, std::span<const Place> places) {
+    Seen out;
+    probe::Facts &facts = out.facts;
+    std::vector<std::string> roots;
+    for (const auto &place : places)
+        roots.push_back(place.root);
+    facts.file_systems = probe::read_file_systems(host, roots, facts.problems);
+    bool on_dm = false, on_zfs = false;
+    for (const auto &place : places) {
+        const size_t carrier = probe::file_system_of(host, facts.file_systems, place.root).value_or(no_carrier);
+        out.carriers.push_back(carrier);
+        on_dm = on_dm || place.driver == "devicemapper";
+        on_zfs = on_zfs || place.driver == "zfs";
+        if (carrier == no_carrier) continue;
+        const auto &fs = facts.file_systems[carrier];
+        on_dm = on_dm || host.is_dir(fmt::format("/sys/dev/block/{}/dm", fs.device));
+        on_zfs = on_zfs || fs.type == "zfs";
+    }
+    if (on_dm) {
+        const auto devices = probe::read_block_devices(host, facts.problems);
+        facts.thin_pools = probe::read_thin_pools(host, devices, {}, facts.problems);
+    }
+    if (on_zfs) {
+        auto zfs = probe::read_zfs(host, facts.problems);
+        facts.zfs_pools = std::move(zfs.pools);
+        facts.zfs_datasets = std::move(zfs.datasets);
+    }
     return out;
 }
 
-std::vector<size_t> carriers_of(const probe::Host &host, const probe::Facts &facts,
-                                const std::vector<std::string> &roots) {
-    std::set<size_t> out;
-    for (const auto &root : roots)
-        if (const auto found = probe::file_system_of(host, facts.file_systems, root)) out.insert(*found);
-    return {out.begin(), out.end()};
-}
-
-std::vector<Sample> samples_of(const probe::Facts &facts, std::span<const size_t> carriers) {
-    Samples out;
-    for (const size_t index : carriers)
+std::vector<Sample> samples_of(const Seen &seen) {
+    const probe::Facts &facts = seen.facts;
+    Samples out; // which has a file system once, however many places it carries
+    for (const size_t index : seen.carriers)
         if (index < facts.file_systems.size()) out.add(facts.file_systems[index]);
     for (const auto &pool : facts.thin_pools)
         out.add(pool);

@@ -3,6 +3,8 @@
 // some ioctls, a status line a thin pool; programs run only where there is ZFS. No tree is walked.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,16 +15,24 @@
 
 namespace shale::guard {
 
-/// File systems, block devices, thin pools and ZFS of the host; nothing else of the facts is filled. What could not be
-/// read is in the problems.
-probe::Facts look(const probe::Host &host, const std::vector<std::string> &roots);
+/// A store, as far as this room is concerned.
+struct Place {
+    std::string root, driver;
+};
+inline constexpr size_t no_carrier = SIZE_MAX;
+struct Seen {
+    probe::Facts facts;           ///< file systems, thin pools and ZFS; nothing else is filled
+    std::vector<size_t> carriers; ///< of each place: index into facts.file_systems, or no_carrier
+};
 
-/// Of what `look` saw: the file systems that carry one of `roots` (their bytes and inodes, their btrfs, their qgroups
-/// and projects that have a limit), every thin pool, every ZFS pool, and the datasets that have a quota. In the order
-/// of kinds, then subjects; each resource once. `carriers`: indices into facts.file_systems.
-std::vector<Sample> samples_of(const probe::Facts &facts, std::span<const size_t> carriers);
-/// Those that carry one of `roots`, each once.
-std::vector<size_t> carriers_of(const probe::Host &host, const probe::Facts &facts,
-                                const std::vector<std::string> &roots);
+/// The file systems; thin pools only where a place is of devicemapper or lies on a device of device-mapper, ZFS only
+/// where it is of zfs or lies on ZFS: these cost a walk of /sys/block, or programs that list every snapshot. What could
+/// not be read is in the problems.
+Seen look(const probe::Host &host, std::span<const Place> places);
+
+/// Of what was seen: the file systems that carry a place (their bytes and inodes, their btrfs, their qgroups and
+/// projects that have a limit), every thin pool, every ZFS pool, and the datasets that have a quota. In the order of
+/// kinds, then subjects; each resource once.
+std::vector<Sample> samples_of(const Seen &seen);
 
 } // namespace shale::guard

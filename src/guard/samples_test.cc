@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 
@@ -35,8 +34,7 @@ TEST(Samples, OfFileSystemsThatCarryAStoreOnly) {
     probe::Facts facts;
     facts.file_systems = {ext4("/"), ext4("/data"), ext4("/other")};
     facts.file_systems[1].projects = {{7, 90, 3, 100, 0}, {8, 5, 3, 0, 10}};
-    constexpr std::array<size_t, 3> carriers = {1, 0, 99};
-    EXPECT_THAT(lines(samples_of(facts, carriers)),
+    EXPECT_THAT(lines(samples_of({facts, {1, 0, 1, no_carrier}})),
                 testing::ElementsAre("bytes / 600/950 bytes", "bytes /data 600/950 bytes", "inodes / 60/64 inodes",
                                      "inodes /data 60/64 inodes", "project_quota /data:7 90/100 bytes"));
 }
@@ -52,8 +50,7 @@ TEST(Samples, OfBtrfs) {
     fs.btrfs->global_reserve_bytes = 8;
     fs.btrfs->groups = {{"data", "single", 500, 480}, {"metadata", "dup", 100, 50}, {"system", "dup", 1, 1}};
     fs.btrfs->qgroups = {{0, 257, 40, 40, 0, 0, true}, {0, 258, 40, 30, 50, 0, true}, {1, 100, 70, 69, 1000, 70, true}};
-    constexpr std::array<size_t, 1> carriers = {0};
-    EXPECT_THAT(lines(samples_of(facts, carriers)),
+    EXPECT_THAT(lines(samples_of({facts, {0}})),
                 testing::ElementsAre("bytes /b 600/950 bytes", "btrfs_unallocated /b 700/1000 bytes",
                                      "btrfs_metadata /b 58/250 bytes", "btrfs_qgroup /b:0/258 40/50 bytes",
                                      "btrfs_qgroup /b:1/100 69/70 bytes"));
@@ -93,7 +90,7 @@ TEST(Samples, OfPools) {
     snapshot.type = "snapshot";
     snapshot.quota_bytes = 1;
     facts.zfs_datasets = {quota, ref, free, snapshot};
-    EXPECT_THAT(lines(samples_of(facts, {})),
+    EXPECT_THAT(lines(samples_of({facts, {}})),
                 testing::ElementsAre("thin_data pool 655360/1310720 bytes", "thin_metadata pool 12288/16384 bytes",
                                      "zfs_capacity tank 91/100 bytes", "zfs_quota tank/a 9/10 bytes",
                                      "zfs_quota tank/b 4/5 bytes"));
@@ -102,11 +99,11 @@ TEST(Samples, OfPools) {
 TEST(Samples, OfThisHost) {
     const auto host = probe::Host::open();
     ASSERT_TRUE(host);
-    const std::vector<std::string> roots = {std::filesystem::current_path().string(), "/"};
-    const auto facts = look(*host, roots);
-    const auto carriers = carriers_of(*host, facts, roots);
-    ASSERT_FALSE(carriers.empty());
-    const auto samples = samples_of(facts, carriers);
+    const std::vector<Place> places = {{std::filesystem::current_path().string(), "overlay2"}, {"/", "vfs"}};
+    const auto seen = look(*host, places);
+    ASSERT_EQ(seen.carriers.size(), 2U);
+    EXPECT_LT(seen.carriers[0], seen.facts.file_systems.size());
+    const auto samples = samples_of(seen);
     ASSERT_FALSE(samples.empty());
     EXPECT_EQ(samples.front().kind, Kind::bytes);
     EXPECT_GT(samples.front().used, 0U);

@@ -7,22 +7,23 @@
 #include <fmt/ranges.h>
 
 #include "base/units.h"
-#include "guard/samples.h"
-#include "probe/file_systems.h"
 
 namespace shale::guard {
 
 StoreHands::StoreHands(probe::Host host, std::vector<store::Store *> stores)
     : host_(std::move(host)), stores_(std::move(stores)) {
-    for (const auto *store : stores_)
-        roots_.push_back(store->root());
+    for (auto *store : stores_)
+        places_.push_back({store->root(), std::string(store->driver().name())});
 }
 
 std::vector<Sample> StoreHands::look(std::vector<std::string> &problems) {
-    const auto facts = guard::look(host_, roots_);
-    for (const auto &problem : facts.problems)
+    const auto seen = guard::look(host_, places_);
+    for (const auto &problem : seen.facts.problems)
         problems.push_back(fmt::format("{}: {}", problem.about, problem.why));
-    auto out = samples_of(facts, carriers_of(host_, facts, roots_));
+    carriers_.clear();
+    for (const size_t carrier : seen.carriers)
+        carriers_.push_back(carrier == no_carrier ? "" : seen.facts.file_systems[carrier].target);
+    auto out = samples_of(seen);
     for (auto *store : stores_) {
         const auto deepest = store->deepest_stack();
         if (!deepest) {
@@ -50,12 +51,9 @@ std::vector<store::Store *> StoreHands::stores_on(const Sample &about) const {
     if (about.kind != Kind::bytes && about.kind != Kind::inodes && about.kind != Kind::btrfs_unallocated &&
         about.kind != Kind::btrfs_metadata)
         return stores_;
-    const auto facts = guard::look(host_, roots_);
     std::vector<store::Store *> out;
-    for (auto *store : stores_) {
-        const auto carrier = probe::file_system_of(host_, facts.file_systems, store->root());
-        if (carrier && facts.file_systems[*carrier].target == about.subject) out.push_back(store);
-    }
+    for (size_t i = 0; i < carriers_.size(); ++i)
+        if (carriers_[i] == about.subject) out.push_back(stores_[i]);
     return out;
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "guard/hands.h"
-#include "probe/facts.h"
+#include "guard/samples.h"
 #include "probe/host.h"
 #include "store/store.h"
 
@@ -29,7 +29,8 @@ private:
 
     probe::Host host_;
     std::vector<store::Store *> stores_;
-    std::vector<std::string> roots_;
+    std::vector<Place> places_;         ///< of the stores
+    std::vector<std::string> carriers_; ///< mount points that carry them, as of the last look
 };
 
 } // namespace shale::guard

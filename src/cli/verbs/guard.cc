@@ -12,6 +12,7 @@
 #include "cli/verbs.h"
 #include "guard/guard.h"
 #include "guard/store_hands.h"
+#include "store/refusal.h"
 #include "sys/fs.h"
 
 namespace shale::cli {
@@ -125,7 +126,7 @@ Result<int> run(Context &context, const GuardArgs &args) {
 
 Result<int> run(Context &context, const GuardEventsArgs &args) {
     const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, context.settings.root.c_str()));
-    if (!TRY(sys::stat_if_exists(root.get(), "guard"))) return 0; // no guard was ever there
+    if (!TRY(sys::stat_if_exists(root.get(), store::guard_name))) return 0; // no guard was ever there
     const guard::EventLog log(TRY(guard::open_guard_dir(root.get())), context.config.guard.event_log_bytes);
     const auto page = TRY(log.read(args.most));
     for (const auto &event : page.events)
