@@ -80,6 +80,7 @@ std::string needs_restart(const Wanted &now, const Wanted &then) {
         if (differs) out += (out.empty() ? "" : ", ") + std::string(what);
     };
     changed(now.metrics != then.metrics, "metrics");
+    changed(now.guard != then.guard, "guard");
     changed(now.snapshotters.size() != then.snapshotters.size(), "number of snapshotters");
     for (size_t i = 0; i < std::min(now.snapshotters.size(), then.snapshotters.size()); ++i) {
         const cli::Snapshotter &a = now.snapshotters[i], &b = then.snapshotters[i];
