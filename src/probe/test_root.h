@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -15,6 +16,8 @@
 #include <string>
 #include <string_view>
 #include <thread>
+
+#include <fmt/format.h>
 
 #include "probe/host.h"
 #include "sys/fs.h"
@@ -31,6 +34,11 @@ template <class Body> void as_a_user(Body &&body) {
         }
         body();
     }).join();
+}
+
+/// "major:minor", as in facts.
+inline std::string device_of(const struct stat &status) {
+    return fmt::format("{}:{}", major(status.st_dev), minor(status.st_dev));
 }
 
 /// Gone with the object. Paths are the host's ("/proc/1/comm"); directories on the way are made.
