@@ -8,7 +8,7 @@ mkdir -p "$1"
 out=$(readlink -f "$1")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/shale-seeds.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter,facts,host_text,event_queue}
+mkdir -p "$out"/{tar_reader,extract,decompress,docker_archive,layout,oci_manifest,oci_config,oci_reference,mountinfo,config,users,zfs_list,erofs,filter,facts,host_text,event_queue,guard}
 
 # --- trees and archives
 tree=$work/tree
@@ -169,3 +169,6 @@ be32() { # NUMBERS...
 # --- buffers of the kernel: one event each
 printf 'a\070\0\0\0\003\0\030\0\002\0\0\0\0\0\0\0\377\377\377\377\001\0\0\0\002\0\040\0filesyst\010\0\0\0\001\0\0\0handle_8a\0\0\0' >"$out/event_queue/fanotify"
 printf 'b\001\0\0\0\002\0\0\0\0\0\0\0\004\0\0\0a\0\0\0' >"$out/event_queue/inotify"
+printf '0[guard]\ninterval_s = 10\n[guard.bytes]\nmin_space = "10G"\n[guard.bytes.tiers]\nrefuse_creates = [95, 97]\ngc = true\n' >"$out/guard/config"
+printf '1{"time":"2026-11-24T05:16:14.123Z","time_ms":1795497374123,"type":"entered","kind":"inodes","subject":"/data","tier":"gc","what":"gc at 90 %%","evidence":["a"],"undone":false}' >"$out/guard/event"
+printf '2{"version":1,"steps":[{"percent":90,"tier":"gc","inside":true,"acted":true,"failures":1,"began_ms":null,"ended_ms":1795497374123}]}' >"$out/guard/state"
