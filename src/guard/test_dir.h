@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -39,6 +40,7 @@ public:
         (void)fd(); // so that it is there
         return root_ + "/guard/" + std::string(name);
     }
+    [[nodiscard]] bool has(std::string_view name) const { return std::filesystem::exists(file(name)); }
     [[nodiscard]] std::string read(std::string_view name) const {
         std::ostringstream out;
         out << std::ifstream(file(name), std::ios::binary).rdbuf();
@@ -46,6 +48,10 @@ public:
     }
     void append(std::string_view name, std::string_view text) const {
         std::ofstream(file(name), std::ios::binary | std::ios::app) << text;
+    }
+    void write(std::string_view name, std::string_view text) const {
+        std::ofstream(file(name), std::ios::binary | std::ios::trunc) << text;
+        std::filesystem::permissions(file(name), std::filesystem::perms(0600));
     }
 
 private:
