@@ -23,7 +23,7 @@ Guardian::Guardian(guard::Config config, std::span<const std::unique_ptr<Served>
 
 Result<std::unique_ptr<Guardian>> Guardian::start(const guard::Config &config,
                                                   std::span<const std::unique_ptr<Served>> served, const Log &log) {
-    guard::StoreHands hands(TRY(probe::Host::open()), {});
+    guard::StoreHands hands(TRY(probe::Host::open()), {}, config);
     TRY(guard::Guard::can(config, hands));
     return std::unique_ptr<Guardian>(new Guardian(config, served, log));
 }
@@ -31,9 +31,11 @@ Result<std::unique_ptr<Guardian>> Guardian::start(const guard::Config &config,
 Guardian::~Guardian() {
     thread_.request_stop();
     thread_.join();
-    if (!config_.dry_run)
-        for (const auto &[name, watch] : watches_)
-            (void)watch->hands->refuse({}, {});
+    const auto now = std::chrono::time_point_cast<guard::Duration>(std::chrono::system_clock::now());
+    for (const auto &[name, watch] : watches_)
+        if (watch && watch->guard)
+            if (const auto done = watch->guard->finish(guard::Guard::Ends::all, now); !done)
+                log_.write(LogLevel::warning, "guard", {{"snapshotter", name}, {"error", done.error().text()}});
 }
 
 void Guardian::run(const std::stop_token &stop) {
@@ -48,8 +50,8 @@ void Guardian::run(const std::stop_token &stop) {
 
 Result<std::unique_ptr<Guardian::Watch>> Guardian::watch(Served &served) {
     auto out = std::make_unique<Watch>();
-    out->hands =
-        std::make_unique<guard::StoreHands>(TRY(probe::Host::open()), std::vector<store::Store *>{&served.store()});
+    out->hands = std::make_unique<guard::StoreHands>(TRY(probe::Host::open()),
+                                                     std::vector<store::Store *>{&served.store()}, config_);
     const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, served.store().root().c_str()));
     UniqueFd dir = TRY(guard::open_guard_dir(root.get()));
     out->lock = TRY(sys::open_at(dir.get(), "lock", O_RDWR | O_CREAT, 0600));

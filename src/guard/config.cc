@@ -28,6 +28,7 @@ template <class Table> struct Row {
 };
 
 constexpr auto any_kind = [](Kind) { return true; };
+constexpr uint64_t anything = ~uint64_t{0};
 
 constexpr std::array guard_rows{
     Row<Config>{
@@ -55,9 +56,30 @@ constexpr std::array guard_rows{
                     return read_size(value, uint64_t{64} << 10U, uint64_t{1} << 30U, out.event_log_bytes);
                 },
                 [](const Config &from, Kind) { return size_text(from.event_log_bytes); }},
+    Row<Config>{"throttle_write_bps", "size a second, 4K to 1T",
+                "The tier throttle: so much each container that is not critical may write to each device of the "
+                "resource. One with a lower limit of its own keeps that.",
+                false, any_kind,
+                [](const Json &value, Kind, Config &out) {
+                    return read_size(value, uint64_t{4} << 10U, uint64_t{1} << 40U, out.throttle_write_bps);
+                },
+                [](const Config &from, Kind) { return size_text(from.throttle_write_bps); }},
+    Row<Config>{"evict_grace_s", "seconds, 0 to 300",
+                "The tier evict: between SIGTERM to the first process of the container and the end of all of them.",
+                false, any_kind,
+                [](const Json &value, Kind, Config &out) { return read_seconds(value, 0, 300, out.evict_grace); },
+                [](const Config &from, Kind) { return seconds_text(from.evict_grace); }},
+    Row<Config>{"extend_percent", "percent of what there is, 1 to 100",
+                "The tier extend: so much a store's own thin pool grows at once, its data or its metadata.", false,
+                any_kind,
+                [](const Json &value, Kind, Config &out) { return read_percent(value, 1, 100, out.extend_percent); },
+                [](const Config &from, Kind) { return fmt::format("{}", from.extend_percent); }},
+    Row<Config>{"extend_max", "size; 0: none, and extend cannot be turned on",
+                "To which the data of a pool grows at most.", false, any_kind,
+                [](const Json &value, Kind, Config &out) { return read_size(value, 0, anything, out.extend_max); },
+                [](const Config &from, Kind) { return size_text(from.extend_max); }},
 };
 
-constexpr uint64_t anything = ~uint64_t{0};
 constexpr uint64_t week_s = 7 * 86'400;
 
 constexpr std::array kind_rows{

@@ -39,6 +39,10 @@ struct Config {
     Duration interval = std::chrono::seconds(10);
     Duration warn_within = std::chrono::hours(4);
     uint64_t event_log_bytes = uint64_t{10} << 20U;
+    uint64_t throttle_write_bps = uint64_t{1} << 20U; ///< of each writer, on each device
+    Duration evict_grace = std::chrono::seconds(10);
+    unsigned extend_percent = 20; ///< of what the pool has
+    uint64_t extend_max = 0;      ///< bytes; 0: extend cannot be turned on
     std::array<KindConfig, kind_names.size()> kinds;
 
     Config(); ///< the defaults, of all kinds

@@ -52,6 +52,10 @@ dry_run = true
 interval_s = 30
 warn_within_s = 0
 event_log_size = "1M"
+throttle_write_bps = "64K"
+evict_grace_s = 0
+extend_percent = "50%"
+extend_max = "1T"
 [guard.bytes]
 enabled = true
 high = "88%"
@@ -74,6 +78,10 @@ tiers.extend = [70, 80]
     EXPECT_EQ(config.interval, std::chrono::seconds(30));
     EXPECT_EQ(config.warn_within, Duration::zero());
     EXPECT_EQ(config.event_log_bytes, 1U << 20U);
+    EXPECT_EQ(config.throttle_write_bps, 1U << 16U);
+    EXPECT_EQ(config.evict_grace, Duration::zero());
+    EXPECT_EQ(config.extend_percent, 50U);
+    EXPECT_EQ(config.extend_max, uint64_t{1} << 40U);
     const KindConfig &bytes = config.of(Kind::bytes);
     EXPECT_EQ(bytes.high, 88U);
     EXPECT_EQ(bytes.marks.hysteresis, 4U);
@@ -187,7 +195,7 @@ TEST(GuardConfig, EveryOptionIsDocumentedAndInTheExample) {
         EXPECT_FALSE(option.fallback.empty()) << option.key;
         EXPECT_THAT(example, HasSubstr("#" + std::string(option.key) + " = ")) << option.key;
     }
-    EXPECT_EQ(keys.size(), 14U);
+    EXPECT_EQ(keys.size(), 18U);
     EXPECT_THAT(example, AllOf(StartsWith("#[guard]\n"), HasSubstr("#min_space = \"10G\"\n"),
                                HasSubstr("#tiers = { log = 90, gc = 90 }\n"), HasSubstr("evict = 98")));
 }

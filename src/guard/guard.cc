@@ -116,6 +116,7 @@ void Guard::note(Event event) {
 
 Status Guard::round(Time now) {
     failed_.reset();
+    recover(now);
     std::vector<std::string> problems;
     auto samples = hands_.look(problems);
     if (samples.size() > most_resources) {
@@ -135,6 +136,7 @@ Status Guard::round(Time now) {
     for (const auto &sample : samples)
         judge(sample, now);
     refuse(samples, now);
+    slow(samples, now);
     rows_.clear();
     for (auto &sample : samples) {
         const auto &watched = watch(sample);
@@ -173,12 +175,13 @@ void Guard::act(const Sample &sample, Watched &watched, const Step &step, Time n
               fmt::format("{}{}: {}", config_.dry_run ? "would do " : "", name_of(step.tier), text_of(sample)), now);
     begun.undone = config_.dry_run;
     if (config_.dry_run) {
+        begun.evidence = hands_.would(step.tier, sample);
         note(std::move(begun));
         (void)watched.watermark.result_of_action(step, sample.total, true, now);
         return;
     }
     note(std::move(begun));
-    if (is_held(step.tier)) { // in force from refuse() on, at the end of this round
+    if (is_held(step.tier)) { // in force from refuse() or slow() on, at the end of this round
         (void)watched.watermark.result_of_action(step, 0, true, now);
         return;
     }
@@ -217,6 +220,24 @@ void Guard::warn(const Sample &sample, Watched &watched, Time now) {
         watched.warned = false;
 }
 
+/// What another guard that was killed has left; a dry run leaves it to one that acts.
+void Guard::recover(Time now) {
+    if (recovered_ || config_.dry_run) return;
+    recovered_ = true;
+    Outcome left = hands_.recover();
+    if (left.evidence.empty()) return;
+    Event undone{now,
+                 left.ok ? EventType::undone : EventType::failed,
+                 Kind::bytes,
+                 {},
+                 Tier::throttle,
+                 left.ok ? "what a guard that was killed had left in force is undone"
+                         : "what a guard that was killed had left in force is not all undone",
+                 std::move(left.evidence),
+                 left.ok};
+    note(std::move(undone));
+}
+
 void Guard::refuse(const std::vector<Sample> &samples, Time now) {
     std::vector<std::string> reasons;
     for (const auto &sample : samples) {
@@ -239,6 +260,40 @@ void Guard::refuse(const std::vector<Sample> &samples, Time now) {
               {},
               true});
     refusing_ = !reasons.empty();
+}
+
+void Guard::slow(const std::vector<Sample> &samples, Time now) {
+    if (config_.dry_run) return;
+    std::vector<Sample> about;
+    for (const auto &sample : samples)
+        if (watch(sample).watermark.is_inside(Tier::throttle)) about.push_back(sample);
+    tell(hands_.slow(about, now), about.empty() ? Sample() : about.front(), now);
+}
+
+void Guard::tell(const Slowed &changes, const Sample &about, Time now) {
+    const auto say = [&](EventType type, std::string what, const std::vector<std::string> &evidence) {
+        Event out = event(type, about, Tier::throttle, std::move(what), now);
+        out.evidence = evidence;
+        out.undone = type == EventType::undone;
+        note(std::move(out));
+    };
+    if (!changes.undone.empty())
+        say(EventType::undone, fmt::format("{} limits of writers are set back", changes.undone.size()), changes.undone);
+    if (!changes.set.empty())
+        say(EventType::acted, fmt::format("{} limits of writers are set", changes.set.size()), changes.set);
+    if (!changes.failed.empty() && changes.failed != slow_failures_)
+        say(EventType::failed, "writers could not be slowed, or not all", changes.failed);
+    slow_failures_ = changes.failed;
+}
+
+Status Guard::finish(Ends what, Time now) {
+    if (config_.dry_run) return {};
+    failed_.reset();
+    tell(hands_.slow({}, now), Sample(), now);
+    if (what == Ends::all)
+        if (const auto done = hands_.refuse({}, {}); !done && !failed_) failed_ = done.error();
+    if (failed_) return std::unexpected(*failed_);
+    return {};
 }
 
 } // namespace shale::guard

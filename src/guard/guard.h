@@ -48,6 +48,10 @@ public:
 
     /// An error is the log's or the state's: what was to be done was done all the same.
     Status round(Time now);
+    /// What is in force ends, and is told: writers are not slowed any more; with `all`, nothing is refused either (of
+    /// one that looks once, a refusal lasts as long as it says). To be called at the end; in a dry run nothing happens.
+    enum class Ends : uint8_t { all, limits };
+    Status finish(Ends what, Time now);
     /// Of the last round, in the order of kinds, then subjects.
     [[nodiscard]] const std::vector<Row> &rows() const noexcept { return rows_; }
     [[nodiscard]] const Config &config() const noexcept { return config_; }
@@ -68,6 +72,9 @@ private:
     void act(const Sample &sample, Watched &watched, const Step &step, Time now);
     void warn(const Sample &sample, Watched &watched, Time now);
     void refuse(const std::vector<Sample> &samples, Time now);
+    void slow(const std::vector<Sample> &samples, Time now);
+    void tell(const Slowed &changes, const Sample &about, Time now);
+    void recover(Time now);
     void note(Event event);
     Event event(EventType type, const Sample &sample, std::optional<Tier> tier, std::string what, Time now) const;
 
@@ -82,7 +89,9 @@ private:
     std::vector<Row> rows_;
     std::vector<std::string> problems_; ///< of the last round: told once
     bool refusing_ = false;
-    std::optional<Error> failed_; ///< the first of this round
+    bool recovered_ = false;
+    std::vector<std::string> slow_failures_; ///< of the last round: told once
+    std::optional<Error> failed_;            ///< the first of this round
 };
 
 } // namespace shale::guard

@@ -10,20 +10,20 @@
 
 namespace shale::guard {
 
-StoreHands::StoreHands(probe::Host host, std::vector<store::Store *> stores)
-    : host_(std::move(host)), stores_(std::move(stores)) {
+StoreHands::StoreHands(probe::Host host, std::vector<store::Store *> stores, const Config &config)
+    : host_(std::move(host)), stores_(std::move(stores)), config_(config) {
     for (auto *store : stores_)
         places_.push_back({store->root(), std::string(store->driver().name())});
 }
 
 std::vector<Sample> StoreHands::look(std::vector<std::string> &problems) {
-    const auto seen = guard::look(host_, places_);
-    for (const auto &problem : seen.facts.problems)
+    seen_ = guard::look(host_, places_);
+    for (const auto &problem : seen_.facts.problems)
         problems.push_back(fmt::format("{}: {}", problem.about, problem.why));
     carriers_.clear();
-    for (const size_t carrier : seen.carriers)
-        carriers_.push_back(carrier == no_carrier ? "" : seen.facts.file_systems[carrier].target);
-    auto out = samples_of(seen);
+    for (const size_t carrier : seen_.carriers)
+        carriers_.push_back(carrier == no_carrier ? "" : seen_.facts.file_systems[carrier].target);
+    auto out = samples_of(seen_);
     for (auto *store : stores_) {
         const auto deepest = store->deepest_stack();
         if (!deepest) {
@@ -37,14 +37,16 @@ std::vector<Sample> StoreHands::look(std::vector<std::string> &problems) {
 }
 
 std::string StoreHands::cannot(Tier tier) const {
-    switch (tier) {
-    case Tier::throttle:
-    case Tier::evict:
-    case Tier::extend:
-        return "this shale observes, collects and refuses; it does not throttle, evict or extend yet";
-    default:
-        return {};
-    }
+    if (tier != Tier::throttle && tier != Tier::evict && tier != Tier::extend) return {};
+    if (tier == Tier::extend) return "this shale does not extend pools yet"; // TODO
+    const auto cgroups = Cgroups::read(host_);
+    if (!cgroups) return cgroups.error().text();
+    if (tier == Tier::throttle && cgroups->io() == nullptr)
+        return "this host has no controller that slows writers: neither blkio of cgroup v1 nor io of v2 is mounted "
+               "(/proc/self/mountinfo; the kernel's CONFIG_BLK_DEV_THROTTLING)";
+    if (cgroups->io() == nullptr && cgroups->memory() == nullptr && cgroups->unified() == nullptr)
+        return "this host has no cgroups by which containers could be told apart";
+    return {};
 }
 
 std::vector<store::Store *> StoreHands::stores_on(const Sample &about) const {
@@ -57,32 +59,31 @@ std::vector<store::Store *> StoreHands::stores_on(const Sample &about) const {
     return out;
 }
 
+Outcome StoreHands::act_on(store::Store &store, Tier tier) const {
+    const auto failed = [&](const Error &error) {
+        return Outcome{false, {fmt::format("{}: {}", store.root(), error.text())}};
+    };
+    if (tier == Tier::trim_caches) {
+        const auto removed = store.reap();
+        if (!removed) return failed(removed.error());
+        return {true, {fmt::format("{}: {} entries of removed layers unlinked", store.root(), format_count(*removed))}};
+    }
+    const auto report = store.gc(false);
+    if (!report) return failed(report.error());
+    return {true,
+            {fmt::format("{}: removed {} layers ({}), {} blobs ({}), {} leftovers", store.root(), report->layers,
+                         format_bytes(report->layer_bytes), report->blobs, format_bytes(report->blob_bytes),
+                         report->leftovers)}};
+}
+
 Outcome StoreHands::act(Tier tier, const Sample &about) {
+    if (tier == Tier::evict) return evict(about);
+    if (tier != Tier::trim_caches && tier != Tier::gc) return {false, {cannot(tier)}};
     Outcome out;
     for (auto *store : stores_on(about)) {
-        const auto failed = [&](const Error &error) {
-            out.ok = false;
-            out.evidence.push_back(fmt::format("{}: {}", store->root(), error.text()));
-        };
-        if (tier == Tier::trim_caches) {
-            if (const auto removed = store->reap())
-                out.evidence.push_back(
-                    fmt::format("{}: {} entries of removed layers unlinked", store->root(), format_count(*removed)));
-            else
-                failed(removed.error());
-        } else if (tier == Tier::gc) {
-            const auto report = store->gc(false);
-            if (!report) {
-                failed(report.error());
-                continue;
-            }
-            out.evidence.push_back(fmt::format("{}: removed {} layers ({}), {} blobs ({}), {} leftovers", store->root(),
-                                               report->layers, format_bytes(report->layer_bytes), report->blobs,
-                                               format_bytes(report->blob_bytes), report->leftovers));
-        } else {
-            out.ok = false;
-            out.evidence.push_back(cannot(tier));
-        }
+        Outcome one = act_on(*store, tier);
+        out.ok = out.ok && one.ok;
+        std::ranges::move(one.evidence, std::back_inserter(out.evidence));
     }
     return out;
 }

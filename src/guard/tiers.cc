@@ -119,7 +119,13 @@ std::vector<Contradiction> contradictions(const Config &config) {
     std::vector<Contradiction> out;
     if (!config.enabled) return out;
     for (const auto &[kind, name] : kind_names)
-        if (config.of(kind).enabled) check_kind(config.of(kind), kind, out);
+        if (config.of(kind).enabled) {
+            check_kind(config.of(kind), kind, out);
+            if (suits(kind, Tier::extend) && is_on(config.of(kind), kind, Tier::extend) && config.extend_max == 0)
+                out.push_back({"no-extend-max", fmt::format("guard.{}.tiers.extend", name),
+                               "pools are to be extended, and nothing says to what size at most; write extend_max = "
+                               "\"100G\", or another size, in [guard]"});
+        }
     return out;
 }
 

@@ -81,6 +81,7 @@ struct Contradiction {
     /// "harsher-first": a harsher tier at a lower mark than a milder one.
     /// "hysteresis-too-wide": as much as the lowest mark: it would never be left.
     /// "no-mark": a tier is turned on that has no mark by default, and none is given.
+    /// "no-extend-max": thin pools are extended, and no size is given to which they may grow.
     /// "wrong-tier": it cannot be done about this kind.
     std::string_view name;
     std::string key;  ///< where: "guard.bytes.tiers.evict"

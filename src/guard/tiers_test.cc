@@ -110,6 +110,13 @@ TEST(Tiers, ContradictionsHaveNames) {
                 Contains("wrong-tier guard.depth.tiers.evict"));
     EXPECT_THAT(found([](Config &c) { setting(c, Kind::btrfs_qgroup, Tier::gc).on = true; }),
                 ElementsAre("no-mark guard.btrfs_qgroup.tiers.gc"));
+    EXPECT_THAT(found([](Config &c) { setting(c, Kind::thin_data, Tier::extend).on = true; }),
+                ElementsAre("no-extend-max guard.thin_data.tiers.extend"));
+    EXPECT_THAT(found([](Config &c) {
+                    c.extend_max = 1;
+                    setting(c, Kind::thin_data, Tier::extend).on = true;
+                }),
+                IsEmpty());
     EXPECT_THAT(found([](Config &c) {
                     c.of(Kind::bytes).marks.hysteresis = 40;
                     setting(c, Kind::bytes, Tier::gc) = {true, {40}};

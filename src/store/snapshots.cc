@@ -534,6 +534,23 @@ Status Store::check_no_active_snapshots() {
                     row.count(1), row.text(0)));
 }
 
+Result<std::vector<Snapshots::Labelled>> Snapshots::labelled(Store &store, std::string_view label) {
+    std::vector<Row> found;
+    {
+        auto rows = TRY(store.records_->prepare(select_row("WHERE s.kind = 2")));
+        while (TRY(rows.step()))
+            if (Row row = read_row(rows); row.layer && row.info.labels.contains(label)) found.push_back(std::move(row));
+    }
+    std::vector<Labelled> out;
+    for (Row &row : found) {
+        const auto chain = store.container_chain(row.parent_layer);
+        auto mounts = chain ? store.driver_->mounts(*row.layer, *chain, drivers::Driver::Access::read_write)
+                            : Result<std::vector<sys::MountSpec>>(std::unexpected(chain.error()));
+        if (mounts) out.push_back({row.info.name, row.info.labels.find(label)->second, std::move(*mounts)});
+    }
+    return out;
+}
+
 Snapshots::Snapshots(Store &store) : impl_(std::make_unique<Impl>(store)) {}
 Snapshots::~Snapshots() = default;
 

@@ -103,6 +103,13 @@ public:
     UpkeepCounts upkeep() const;
     /// Own bytes and inodes, without the parent's.
     Result<drivers::Usage> usage(const std::string &key);
+    /// Active snapshots with that label, and how they are mounted; without an object of this class, which would look
+    /// after the store. One that is being committed or removed just now is left out.
+    struct Labelled {
+        std::string key, value;
+        std::vector<sys::MountSpec> mounts;
+    };
+    static Result<std::vector<Labelled>> labelled(Store &store, std::string_view label);
     /// Syncs what was committed, frees what remove() left, and settles layers that are not in use (upkeep.h). Waits ten
     /// seconds at most; what is not done by then goes on.
     Status cleanup();

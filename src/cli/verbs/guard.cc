@@ -86,7 +86,10 @@ Result<int> run(Context &context, const GuardArgs &args) {
     if (args.interval_s != 0) config.interval = std::chrono::seconds(args.interval_s);
     config.dry_run = config.dry_run || context.globals.dry_run;
     const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, store->root().c_str()));
-    UniqueFd dir = TRY(guard::open_guard_dir(root.get()));
+    // Nothing is written in a dry run: a store of before the guard may have no directory for it, and no room for one.
+    const bool has_dir = TRY(sys::stat_if_exists(root.get(), store::guard_name)).has_value();
+    UniqueFd dir = config.dry_run && !has_dir ? TRY(sys::open_dir(AT_FDCWD, store->root().c_str()))
+                                              : TRY(guard::open_guard_dir(root.get()));
     UniqueFd lock;
     if (!config.dry_run) { // one guard a store: two would undo what the other does
         lock = TRY(sys::open_at(dir.get(), "lock", O_RDWR | O_CREAT, 0600));
@@ -95,25 +98,29 @@ Result<int> run(Context &context, const GuardArgs &args) {
                         fmt::format("another guard is at work on {} (shaled has one); --dry-run looks without acting",
                                     store->root()));
     }
-    guard::StoreHands hands(TRY(probe::Host::open()), {store.get()});
+    guard::StoreHands hands(TRY(probe::Host::open()), {store.get()}, config);
     auto guard = TRY(guard::Guard::start(std::move(config), std::move(dir), hands,
                                          [&](const guard::Event &event) { print_event(context, event); }));
     for (;;) {
         if (const auto done = guard.round(now()); !done) {
-            if (args.once) return std::unexpected(done.error());
+            if (args.once) {
+                (void)guard.finish(guard::Guard::Ends::limits, now());
+                return std::unexpected(done.error());
+            }
             Context::note("shale: " + done.error().text());
         }
         if (args.once) break;
         TRY(flush_output());
         const auto next = std::chrono::steady_clock::now() + guard.config().interval;
         while (std::chrono::steady_clock::now() < next) {
-            if (context.cancel->load()) {
-                // What it refuses ends with it.
-                return guard.config().dry_run ? 0 : (TRY(hands.refuse({}, {})), 0);
+            if (context.cancel->load()) { // what it has in force ends with it
+                TRY(guard.finish(guard::Guard::Ends::all, now()));
+                return 0;
             }
             std::this_thread::sleep_for(std::chrono::milliseconds(100));
         }
     }
+    TRY(guard.finish(guard::Guard::Ends::limits, now())); // a look alone does not go on to see when they may end
     if (context.globals.json) {
         Json json;
         write_rows(json, guard.rows());
