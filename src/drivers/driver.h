@@ -74,6 +74,23 @@ public:
     virtual Result<Quota> get(LayerId id) = 0;
 };
 
+/// A pool of the driver's own, from which its layers get their space.
+class SpacePool {
+public:
+    enum class Part : uint8_t { data, metadata };
+    struct Growth {
+        uint64_t before_bytes = 0, after_bytes = 0;
+        std::string where; ///< what has grown: a file, a logical volume
+    };
+    virtual ~SpacePool() = default;
+    /// As `dmsetup` lists it.
+    [[nodiscard]] virtual std::string pool_name() const = 0;
+    /// Makes one part larger by that percentage, at most to `most_bytes`; a process that dies meanwhile leaves what the
+    /// next use of the pool finishes. ResourceExhausted: it is that large already, or what is below it has no room.
+    /// FailedPrecondition: it cannot grow while it is in use.
+    virtual Result<Growth> extend(Part part, unsigned percent, uint64_t most_bytes) = 0;
+};
+
 class Driver {
 public:
     virtual ~Driver() = default;
@@ -170,6 +187,7 @@ public:
     virtual Result<std::vector<std::string>> verify(LayerId /*id*/) { return std::vector<std::string>(); }
 
     virtual QuotaControl *quota() noexcept { return nullptr; }
+    virtual SpacePool *space_pool() noexcept { return nullptr; }
 
     /// The driver is given up: no layer and no trash is left, and what it keeps besides (a pool, a mount) goes. The
     /// caller removes the directory afterwards. Safe to repeat.

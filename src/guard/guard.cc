@@ -198,9 +198,10 @@ void Guard::act(const Sample &sample, Watched &watched, const Step &step, Time n
     }
     if (freed > 0) watched.forecast.reset();
     const bool enough = watched.watermark.result_of_action(step, freed, outcome.ok, now);
-    Event ended =
-        event(enough ? EventType::acted : EventType::failed, sample, step.tier,
-              fmt::format("{} freed {}: {}", name_of(step.tier), amount_text(freed, sample.unit), after), now);
+    Event ended = event(enough ? EventType::acted : EventType::failed, sample, step.tier,
+                        fmt::format("{} {} {}: {}", name_of(step.tier), step.tier == Tier::extend ? "added" : "freed",
+                                    amount_text(freed, sample.unit), after),
+                        now);
     ended.evidence = outcome.evidence;
     note(std::move(ended));
 }

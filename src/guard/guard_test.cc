@@ -6,6 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "probe/test_root.h"
 #include "sys/fs.h"
@@ -29,7 +32,9 @@ struct World final : Hands {
     std::vector<std::string> refused;
     seconds refused_for{};
     std::vector<std::string> problems;
-    std::string cannot_text;
+    Outcome left;
+    bool slowed = false, slow_works = true;
+    int looks_at_writers = 0;
 
     std::vector<Sample> look(std::vector<std::string> &out) override {
         out = problems;
@@ -42,6 +47,21 @@ struct World final : Hands {
         for (auto &one : samples)
             if (one.kind == about.kind && one.subject == about.subject) one.used -= std::min(one.used, gc_frees);
         return {true, {"removed 3 layers"}};
+    }
+    Outcome recover() override { return std::exchange(left, {}); }
+    std::vector<std::string> would(Tier tier, const Sample &about) override {
+        return {fmt::format("{} of {}", name_of(tier), about.subject)};
+    }
+    Slowed slow(std::span<const Sample> about, Time /*now*/) override {
+        Slowed out;
+        ++looks_at_writers;
+        if (!about.empty() && !slow_works) {
+            out.failed = {"no controller"};
+        } else if (slowed != !about.empty()) {
+            (about.empty() ? out.undone : out.set) = {"container abc"};
+            slowed = !about.empty();
+        }
+        return out;
     }
     Status refuse(std::span<const std::string> reasons, seconds how_long) override {
         refused.assign(reasons.begin(), reasons.end());
@@ -132,6 +152,49 @@ TEST_F(GuardTest, RefusesWhileTheStepIsInsideAndRenews) {
     EXPECT_EQ(events_.back().type, EventType::undone);
 }
 
+TEST_F(GuardTest, WritersAreSlowedWhileTheStepIsInsideAndToldOnce) {
+    auto guard = start("[guard.bytes.tiers]\nthrottle = 97\n");
+    world_.gc_frees = 0;
+    world_.samples[0].used = 98 * gib;
+    for (int i = 0; i < 5; ++i)
+        round(guard);
+    EXPECT_TRUE(world_.slowed);
+    const auto told = [&](EventType type) {
+        return std::ranges::count_if(events_,
+                                     [&](const Event &one) { return one.type == type && one.tier == Tier::throttle; });
+    };
+    EXPECT_EQ(told(EventType::acted), 1);
+    world_.samples[0].used = 93 * gib;
+    round(guard);
+    EXPECT_TRUE(world_.slowed) << "not below the hysteresis yet";
+    world_.samples[0].used = 91 * gib;
+    round(guard);
+    EXPECT_FALSE(world_.slowed);
+    EXPECT_EQ(told(EventType::undone), 1);
+    world_.samples[0].used = 98 * gib;
+    round(guard);
+    EXPECT_TRUE(world_.slowed);
+    ASSERT_TRUE(guard.finish(Guard::Ends::all, now_));
+    EXPECT_FALSE(world_.slowed) << "it ends with the guard";
+    EXPECT_EQ(told(EventType::undone), 2);
+    world_.slow_works = false;
+    for (int i = 0; i < 5; ++i)
+        round(guard);
+    EXPECT_EQ(told(EventType::failed), 1) << "the same failure is told once";
+}
+
+TEST_F(GuardTest, WhatAKilledGuardLeftIsUndoneFirst) {
+    world_.left = {true, {"cgroup x: back"}};
+    auto guard = start();
+    round(guard);
+    ASSERT_FALSE(events_.empty());
+    EXPECT_EQ(events_.front().type, EventType::undone);
+    EXPECT_THAT(events_.front().evidence, testing::ElementsAre("cgroup x: back"));
+    const auto before = events_.size();
+    round(guard);
+    EXPECT_EQ(events_.size(), before);
+}
+
 TEST_F(GuardTest, ADryRunDoesNothingAndSaysWhat) {
     auto guard = start("[guard]\ndry_run = true\n[guard.bytes.tiers]\nrefuse_creates = 93\n");
     world_.samples[0].used = 95 * gib;
@@ -141,6 +204,10 @@ TEST_F(GuardTest, ADryRunDoesNothingAndSaysWhat) {
     const auto would = std::ranges::find_if(events_, [](const Event &e) { return e.what.starts_with("would do gc"); });
     ASSERT_NE(would, events_.end());
     EXPECT_TRUE(would->undone);
+    EXPECT_THAT(would->evidence, testing::ElementsAre("gc of /data"));
+    EXPECT_EQ(world_.looks_at_writers, 0);
+    ASSERT_TRUE(guard.finish(Guard::Ends::all, now_));
+    EXPECT_EQ(world_.looks_at_writers, 0) << "what is in force is another guard's";
     EXPECT_TRUE(sys::list_dir(sys::open_dir(AT_FDCWD, (root_.path() + "/guard").c_str())->get())->empty());
 }
 

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "base/units.h"
+#include "sys/dm.h"
 
 namespace shale::guard {
 
@@ -38,7 +39,10 @@ std::vector<Sample> StoreHands::look(std::vector<std::string> &problems) {
 
 std::string StoreHands::cannot(Tier tier) const {
     if (tier != Tier::throttle && tier != Tier::evict && tier != Tier::extend) return {};
-    if (tier == Tier::extend) return "this shale does not extend pools yet"; // TODO
+    if (tier == Tier::extend) {
+        const auto version = sys::dm_version();
+        return version ? std::string() : version.error().text();
+    }
     const auto cgroups = Cgroups::read(host_);
     if (!cgroups) return cgroups.error().text();
     if (tier == Tier::throttle && cgroups->io() == nullptr)
@@ -76,8 +80,32 @@ Outcome StoreHands::act_on(store::Store &store, Tier tier) const {
                          report->leftovers)}};
 }
 
+drivers::SpacePool *StoreHands::pool_of(const Sample &about) const {
+    for (auto *store : stores_)
+        if (auto *pool = store->driver().space_pool(); pool != nullptr && pool->pool_name() == about.subject)
+            return pool;
+    return nullptr;
+}
+
+Outcome StoreHands::extend(const Sample &about) const {
+    using Part = drivers::SpacePool::Part;
+    auto *pool = pool_of(about);
+    if (pool == nullptr)
+        return {false,
+                {fmt::format("{} is the pool of no store that this guard watches: its owner extends it (LVM: "
+                             "activation/thin_pool_autoextend_threshold)",
+                             about.subject)}};
+    const auto grown = pool->extend(about.kind == Kind::thin_data ? Part::data : Part::metadata, config_.extend_percent,
+                                    config_.extend_max);
+    if (!grown) return {false, {grown.error().text()}};
+    return {true,
+            {fmt::format("{}: from {} to {}", grown->where, format_bytes(grown->before_bytes),
+                         format_bytes(grown->after_bytes))}};
+}
+
 Outcome StoreHands::act(Tier tier, const Sample &about) {
     if (tier == Tier::evict) return evict(about);
+    if (tier == Tier::extend) return extend(about);
     if (tier != Tier::trim_caches && tier != Tier::gc) return {false, {cannot(tier)}};
     Outcome out;
     for (auto *store : stores_on(about)) {

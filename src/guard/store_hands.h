@@ -33,7 +33,8 @@ public:
     Outcome recover() override;
     std::vector<std::string> would(Tier tier, const Sample &about) override;
     /// trim_caches empties the trash of removed layers; gc removes what nothing refers to. Of the stores that lie on
-    /// that file system; of a resource that is none (a pool), of all. evict ends one container that can write there.
+    /// that file system; of a resource that is none (a pool), of all. evict ends one container that can write there;
+    /// extend makes a store's own pool larger.
     Outcome act(Tier tier, const Sample &about) override;
     Status refuse(std::span<const std::string> reasons, std::chrono::seconds how_long) override;
     /// Containers that can write there, but for critical ones.
@@ -48,7 +49,10 @@ private:
     };
     [[nodiscard]] std::vector<store::Store *> stores_on(const Sample &about) const;
     Outcome act_on(store::Store &store, Tier tier) const;
-    Status open_journal();
+    /// nullptr: it is another's.
+    [[nodiscard]] drivers::SpacePool *pool_of(const Sample &about) const;
+    Outcome extend(const Sample &about) const;
+    Status open_journal(bool make);
     Result<Look> look_at_workloads();
     void read_classes(std::vector<Workload> &workloads, std::vector<std::string> &problems) const;
     [[nodiscard]] std::vector<const Workload *> workloads_on(const Look &look, const Ground &ground) const;

@@ -12,6 +12,7 @@
 #include "guard/store_hands.h"
 #include "probe/text.h"
 #include "probe/usage.h"
+#include "store/refusal.h"
 #include "store/snapshots.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
@@ -48,12 +49,16 @@ std::string docker_root(const Workload &workload) {
 
 } // namespace
 
-/// Of one store: by the directory, which may be reached by several paths.
-Status StoreHands::open_journal() {
+/// Of one store: by the directory, which may be reached by several paths. `make`: unless it is there, nothing is
+/// opened.
+Status StoreHands::open_journal(bool make) {
     if (throttle_ || stores_.empty()) return {};
     const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, stores_.front()->root().c_str()));
     const struct stat status = TRY(sys::stat_at(root.get(), ""));
-    auto dir = sys::make_dirs(AT_FDCWD, fmt::format("{}/{:x}-{:x}", journals, status.st_dev, status.st_ino));
+    const std::string path = fmt::format("{}/{:x}-{:x}", journals, status.st_dev, status.st_ino);
+    if (make) (void)sys::make_dir(AT_FDCWD, "/run/shale", 0755); // sockets are there, too; it may be there already
+    auto dir = make ? sys::make_dirs(AT_FDCWD, path) : sys::open_dir(AT_FDCWD, path.c_str());
+    if (!dir && !make && !TRY(sys::stat_if_exists(root.get(), store::guard_name))) return {};
     if (!dir) dir = open_guard_dir(root.get());
     if (!dir) return std::unexpected(dir.error());
     throttle_.emplace(TRY(Throttle::open(host_, std::move(*dir))));
@@ -62,18 +67,15 @@ Status StoreHands::open_journal() {
 
 Outcome StoreHands::recover() {
     Outcome out;
-    if (const auto opened = open_journal(); !opened) {
-        if (!cannot(Tier::throttle).empty()) return out; // there is nothing that could be in force
-        return {false, {opened.error().text()}};
-    }
+    if (const auto opened = open_journal(false); !opened) return {false, {opened.error().text()}};
     if (!throttle_) return out;
     auto undone = throttle_->undo_all();
     out.ok = undone.failed.empty() && throttle_->problems().empty();
     out.evidence = std::move(undone.undone);
-    for (auto &failed : undone.failed)
-        out.evidence.push_back(std::move(failed));
-    for (const auto &problem : throttle_->problems())
-        out.evidence.push_back(problem);
+    std::ranges::move(undone.failed, std::back_inserter(out.evidence));
+    std::ranges::copy(throttle_->problems(), std::back_inserter(out.evidence));
+    if (throttle_->active().empty())
+        throttle_.reset(); // the first measure makes its place; else each round tries again
     return out;
 }
 
@@ -168,8 +170,8 @@ void StoreHands::add_limits(const Look &look, const Sample &about, std::vector<L
 
 Slowed StoreHands::slow(std::span<const Sample> about, Time now) {
     Slowed out;
-    if (about.empty() && (!throttle_ || throttle_->active().empty())) return out;
-    if (const auto opened = open_journal(); !opened) {
+    if (about.empty() && !throttle_) return out;
+    if (const auto opened = open_journal(true); !opened) {
         out.failed.push_back(opened.error().text());
         return out;
     }
@@ -254,6 +256,11 @@ Outcome StoreHands::evict(const Sample &about) {
 
 std::vector<std::string> StoreHands::would(Tier tier, const Sample &about) {
     std::vector<std::string> out;
+    if (tier == Tier::extend)
+        out.push_back(pool_of(about) == nullptr
+                          ? fmt::format("{} is the pool of no store that this guard watches", about.subject)
+                          : fmt::format("{} would grow by {} %, to {} at most", about.subject, config_.extend_percent,
+                                        format_bytes(config_.extend_max)));
     if (tier != Tier::throttle && tier != Tier::evict) return out;
     const auto look = look_at_workloads();
     if (!look) return {look.error().text()};

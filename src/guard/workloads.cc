@@ -321,6 +321,9 @@ std::vector<Workload> read_workloads(const probe::Host &host, const Cgroups &cgr
 
 bool is_in(const probe::Host &host, const Cgroups &cgroups, const Workload &workload, int pid) {
     const auto task = task_of(host, cgroups, pid);
+    const auto self = host.open_path("/proc/self/ns/mnt", O_PATH | O_NOFOLLOW);
+    const auto ours = self ? sys::read_link(self->get(), "") : Result<std::string>(std::unexpected(self.error()));
+    if (!ours || (task && task->space == probe::namespace_id(*ours))) return false;
     return task && task->key.first == workload.of && lies_in(task->key.second, workload.cgroup);
 }
 

@@ -48,7 +48,8 @@ std::string text_of(const Workload &workload);
 /// By cgroup. What could not be told apart or read is a problem.
 std::vector<Workload> read_workloads(const probe::Host &host, const Cgroups &cgroups,
                                      std::vector<probe::Problem> &problems);
-/// The process is in its cgroup, or in one beneath it.
+/// The process is in its cgroup, or in one beneath it, and not in this process' mount namespace (a runtime that is
+/// about to enter the container is).
 bool is_in(const probe::Host &host, const Cgroups &cgroups, const Workload &workload, int pid);
 /// Those of one cgroup that are there now, that of processes beneath it included.
 std::vector<int> processes_of(const probe::Host &host, const Cgroups &cgroups, const Workload &workload);

@@ -84,6 +84,23 @@ public:
         TRY(grow_loop("metadata", config_.metadata_bytes, active.metadata));
         return grow_loop("data", config_.data_bytes, active.data);
     }
+    /// All that the file may come to take, not only what it grows by: it is sparse, and a pool that its file system has
+    /// no block for loses what is written to it.
+    Result<std::string> room_for(SpacePool::Part part, uint64_t bytes) override {
+        const char *name = part == SpacePool::Part::data ? "data" : "metadata";
+        const struct stat file = TRY(sys::stat_at(directory_, name));
+        const auto fs = TRY(sys::statfs_fd(directory_));
+        const uint64_t taken = static_cast<uint64_t>(file.st_blocks) * sys::sector_bytes;
+        const uint64_t wanted = bytes - std::min(bytes, taken);
+        const uint64_t room = fs.f_bavail * static_cast<uint64_t>(fs.f_bsize);
+        if (wanted > room)
+            return fail(
+                Errc::ResourceExhausted,
+                fmt::format("the file system below pool/{} has no room for it: with {} the file may take {} more "
+                            "than the {} that it has, and {} are free. Nothing was changed",
+                            name, format_bytes(bytes), format_bytes(wanted), format_bytes(taken), format_bytes(room)));
+        return fmt::format("pool/{}", name);
+    }
     Status detach() override { return {}; } // the kernel does it when the pool closes them
 
 private:
@@ -191,6 +208,15 @@ public:
                                 metadata, data, config_.device));
     }
     Status grow(const Attached & /*active*/) override { return {}; } // data only, at the next activation
+    Result<std::string> room_for(SpacePool::Part part, uint64_t /*bytes*/) override {
+        return fail(
+            Errc::FailedPrecondition,
+            part == SpacePool::Part::data
+                ? fmt::format("the pool has all of {} that it may have; enlarge the device, and data_size where "
+                              "it is set: that counts at the pool's next activation",
+                              config_.device)
+                : fmt::format("on {} data begins where the metadata ends, so that it cannot grow", config_.device));
+    }
     Status detach() override {
         for (const auto *part : {"meta", "data"})
             if (TRY(sys::dm_find(name(part)))) TRY(sys::dm_remove(name(part), sys::DmRemove::when_unused));
@@ -295,6 +321,17 @@ public:
         if (config_.data_bytes > active.data.bytes)
             TRY(lvm({"lvextend", "-L", fmt::format("{}b", config_.data_bytes), full_name("data")}));
         return {};
+    }
+    Result<std::string> room_for(SpacePool::Part part, uint64_t bytes) override {
+        const char *name = part == SpacePool::Part::data ? "data" : "meta";
+        const uint64_t now = TRY(sys::look_at_block_device(path(name))).bytes, room = TRY(vg_free());
+        if (bytes > now + room)
+            return fail(
+                Errc::ResourceExhausted,
+                fmt::format("the volume group {} has {} free: {} cannot grow from {} to {}. Nothing was changed",
+                            config_.device, format_bytes(room), full_name(name), format_bytes(now),
+                            format_bytes(bytes)));
+        return full_name(name);
     }
     Status detach() override {
         for (const auto *part : {"meta", "data"})

@@ -34,6 +34,9 @@ public:
     virtual Result<Attached> attached(const std::string &metadata, const std::string &data) = 0;
     /// Raises the sizes of an active pool's devices to the configured ones where those are more.
     virtual Status grow(const Attached &active) = 0;
+    /// There is room for a part of an active pool to become `bytes` large; what it is named. ResourceExhausted with the
+    /// figures; FailedPrecondition: it cannot grow while the pool is active.
+    virtual Result<std::string> room_for(SpacePool::Part part, uint64_t bytes) = 0;
     /// After the pool is gone: undoes attach().
     virtual Status detach() = 0;
 };

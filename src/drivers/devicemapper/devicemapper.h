@@ -20,7 +20,7 @@ Result<std::unique_ptr<Driver>> open(const std::string &root, const DriverOption
 /// returns how many stay. Nothing is lost: the next use activates them again.
 Result<uint64_t> deactivate(const std::string &root);
 
-class Devicemapper final : public MountedTreeDriver {
+class Devicemapper final : public MountedTreeDriver, public SpacePool {
 public:
     Devicemapper(LayerRoot root, std::unique_ptr<Pool> pool);
     [[nodiscard]] std::string_view name() const noexcept override { return "devicemapper"; }
@@ -35,6 +35,11 @@ public:
     Result<ProbeReport> probe() override;
 
     [[nodiscard]] Pool &pool() noexcept { return *pool_; }
+    SpacePool *space_pool() noexcept override { return this; }
+    [[nodiscard]] std::string pool_name() const override { return pool_->name(); }
+    Result<Growth> extend(Part part, unsigned percent, uint64_t most_bytes) override {
+        return pool_->extend(part, percent, most_bytes);
+    }
 
 private:
     friend class SizeLimit;

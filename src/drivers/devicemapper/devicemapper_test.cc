@@ -44,6 +44,25 @@ TEST(DevicemapperSizes, BlocksOfMetadataThatTheKernelUses) {
     EXPECT_EQ(usable_metadata_blocks(17 * gib), 255U * (16'384 - 64));
 }
 
+TEST(DevicemapperSizes, APartGrowsInStepsUpToAMost) {
+    using Part = SpacePool::Part;
+    const auto size = [](Part part, uint64_t now, unsigned percent, uint64_t most) {
+        return size_after(part, now, percent, most, 64 * kib);
+    };
+    EXPECT_EQ(size(Part::data, gib, 20, tib), (gib / 100 * 20 + gib + 64 * kib) / (64 * kib) * (64 * kib));
+    EXPECT_EQ(size(Part::data, gib, 20, gib + 100 * kib), gib + 64 * kib) << "whole blocks below the most";
+    EXPECT_EQ(size(Part::data, 64 * kib, 1, tib), 128 * kib) << "a block at least";
+    EXPECT_EQ(size(Part::metadata, 8 * mib, 50, 0), (12 * mib + 64 * kib) / (64 * kib) * (64 * kib))
+        << "the most is of data";
+    for (const uint64_t most : {uint64_t{0}, gib, gib + 63 * kib}) {
+        const auto full = size(Part::data, gib, 20, most);
+        ASSERT_FALSE(full) << most;
+        EXPECT_EQ(full.error().code(), Errc::ResourceExhausted);
+        EXPECT_NE(full.error().text().find("1.0 GiB of data"), std::string::npos) << full.error().text();
+    }
+    EXPECT_FALSE(size(Part::metadata, 16 * gib, 20, tib)) << "the kernel uses no more";
+}
+
 TEST(DevicemapperTables, ThePoolHasWholeBlocks) {
     Attached devices;
     devices.metadata = {"/dev/a", "7:0", 8 * mib};

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <charconv>
 #include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -232,7 +233,7 @@ Status Pool::check_metadata(const BlockDevice &metadata) const {
 }
 
 /// A pool of this name is active: it must lie on this store's devices.
-Status Pool::adopt_active() {
+Result<Attached> Pool::active_devices() const {
     const auto table = TRY(sys::dm_table(name()));
     if (table.size() != 1 || table[0].type != "thin-pool")
         return fail(Errc::FailedPrecondition, fmt::format("the active device {} is no thin pool", name()));
@@ -240,11 +241,13 @@ Status Pool::adopt_active() {
     const size_t first = parameters.find(' ');
     const size_t second = parameters.find(' ', first + 1);
     if (second == std::string::npos) return fail(Errc::Internal, fmt::format("its table: {}", parameters));
-    const Attached devices =
-        TRY(backing_->attached(parameters.substr(0, first), parameters.substr(first + 1, second - first - 1)));
-    TRY(backing_->grow(devices));
-    const Attached now =
-        TRY(backing_->attached(parameters.substr(0, first), parameters.substr(first + 1, second - first - 1)));
+    return backing_->attached(parameters.substr(0, first), parameters.substr(first + 1, second - first - 1));
+}
+
+Status Pool::adopt_active() {
+    TRY(backing_->grow(TRY(active_devices())));
+    const Attached now = TRY(active_devices());
+    const auto table = TRY(sys::dm_table(name()));
     // What the pool itself says counts, not what was just done: the process that enlarged the devices may have died
     // before it told the pool.
     const sys::DmTarget wanted = pool_target(now, config_.block_bytes);
@@ -256,6 +259,44 @@ Status Pool::adopt_active() {
     TRY(sys::dm_reload(name(), {wanted}));
     TRY(sys::dm_suspend(name(), sys::DmSuspend::as_it_is));
     return sys::dm_resume(name());
+}
+
+Result<uint64_t> size_after(SpacePool::Part part, uint64_t now_bytes, unsigned percent, uint64_t most_bytes,
+                            uint64_t block_bytes) {
+    const bool is_data = part == SpacePool::Part::data;
+    // Metadata in units of 64 KiB; more than what the kernel uses of it is of no use.
+    const uint64_t unit = is_data ? block_bytes : uint64_t{64} << 10U;
+    const uint64_t most = is_data ? most_bytes : usable_metadata_blocks(~uint64_t{0}) * metadata_block_bytes;
+    const uint64_t more = now_bytes / 100 * percent + unit;
+    const uint64_t wanted = std::min(now_bytes + more, most) / unit * unit;
+    if (wanted > now_bytes) return wanted;
+    return fail(Errc::ResourceExhausted,
+                fmt::format("it has {} of {}, and may grow to {} at most{}. Nothing was changed",
+                            format_bytes(now_bytes), is_data ? "data" : "metadata", format_bytes(most),
+                            is_data ? "" : ", which is all that the kernel uses"));
+}
+
+Result<SpacePool::Growth> Pool::extend(SpacePool::Part part, unsigned percent, uint64_t most_bytes) {
+    TRY(ready());
+    const UniqueFd held = TRY(lock(0));
+    const auto context = [&] { return fmt::format("thin pool {}", name()); };
+    const auto is_data = part == SpacePool::Part::data;
+    const Attached now = TRY(in_context(active_devices(), context));
+    SpacePool::Growth out;
+    out.before_bytes = is_data ? now.data.bytes : now.metadata.bytes;
+    out.after_bytes =
+        TRY(in_context(size_after(part, out.before_bytes, percent, most_bytes, config_.block_bytes), context));
+    out.where = TRY(in_context(backing_->room_for(part, out.after_bytes), context));
+    // From now on it is what the options ask for: growing is what the next opener would do, too.
+    uint64_t &wanted = is_data ? config_.data_bytes : config_.metadata_bytes;
+    const uint64_t before = std::exchange(wanted, std::max(wanted, out.after_bytes));
+    if (const auto grown = in_context(adopt_active(), context); !grown) {
+        wanted = before;
+        return std::unexpected(grown.error());
+    }
+    const Attached then = TRY(in_context(active_devices(), context));
+    out.after_bytes = is_data ? then.data.bytes : then.metadata.bytes;
+    return out;
 }
 
 Result<sys::ThinPoolStatus> Pool::status(Figures figures) {

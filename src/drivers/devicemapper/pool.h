@@ -38,6 +38,10 @@ Status has_room(const sys::ThinPoolStatus &status, const Config &config, const s
 /// it has no room for, and tells only those who were writing just then.
 Status took_all(const sys::ThinPoolStatus &status, const Config &config, const std::string &pool);
 
+/// The size to which a part of `now_bytes` grows: by `percent`, in whole units, at most `most_bytes` and what the
+/// kernel uses of metadata. ResourceExhausted: that is no more than it has.
+Result<uint64_t> size_after(SpacePool::Part part, uint64_t now_bytes, unsigned percent, uint64_t most_bytes,
+                            uint64_t block_bytes);
 /// The table of a pool on these devices: as many whole blocks as the data device has.
 sys::DmTarget pool_target(const Attached &devices, uint64_t block_bytes);
 
@@ -55,6 +59,9 @@ public:
 
     enum class Figures : uint8_t { of_last_commit, committed_now };
     Result<sys::ThinPoolStatus> status(Figures figures = Figures::of_last_commit);
+
+    /// As SpacePool says.
+    Result<SpacePool::Growth> extend(SpacePool::Part part, unsigned percent, uint64_t most_bytes);
 
     /// First of `count` fresh numbers; recorded in the store, then in the pool.
     Result<uint64_t> reserve(uint64_t count);
@@ -102,6 +109,7 @@ private:
     Status activate_pool(bool begun);
     Status check_metadata(const BlockDevice &metadata) const;
     Status adopt_active();
+    Result<Attached> active_devices() const;
     Result<sys::ThinPoolStatus> status_now(Figures figures) const;
     Status check_transaction();
     Result<UniqueFd> lock(uint64_t byte) const;
