@@ -52,8 +52,7 @@ TEST(DevicemapperSizes, APartGrowsInStepsUpToAMost) {
     EXPECT_EQ(size(Part::data, gib, 20, tib), (gib / 100 * 20 + gib + 64 * kib) / (64 * kib) * (64 * kib));
     EXPECT_EQ(size(Part::data, gib, 20, gib + 100 * kib), gib + 64 * kib) << "whole blocks below the most";
     EXPECT_EQ(size(Part::data, 64 * kib, 1, tib), 128 * kib) << "a block at least";
-    EXPECT_EQ(size(Part::metadata, 8 * mib, 50, 0), (12 * mib + 64 * kib) / (64 * kib) * (64 * kib))
-        << "the most is of data";
+    EXPECT_EQ(size(Part::metadata, 8 * mib, 50, 0), 12 * mib) << "in units of 64 KiB; the most is of data";
     for (const uint64_t most : {uint64_t{0}, gib, gib + 63 * kib}) {
         const auto full = size(Part::data, gib, 20, most);
         ASSERT_FALSE(full) << most;
