@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/siphash.h"
+#include "base/text.h"
 #include "base/units.h"
 
 namespace shale {
@@ -75,6 +76,10 @@ TEST(SipHash, KnownValues) {
     EXPECT_EQ((siphash<2, 4>(key, text)), 0xa129ca6149be45e5U);
     EXPECT_EQ((siphash<2, 4>(key, text.substr(8), 0x0706050403020100)), 0xa129ca6149be45e5U);
     EXPECT_EQ(siphash(key, ""), 0xabac0158050fc4dcU);
+}
+
+TEST(Text, HtmlOfOthers) {
+    EXPECT_EQ(html_escaped("<a href=\"x\">&'\x1b</a>"), "&lt;a href=&quot;x&quot;&gt;&amp;'\\x1b&lt;/a&gt;");
 }
 
 TEST(Units, Bytes) {

@@ -45,6 +45,29 @@ std::string printable(std::string_view text) {
     return out;
 }
 
+std::string html_escaped(std::string_view text) {
+    std::string out;
+    for (const char c : printable(text)) {
+        switch (c) {
+        case '&':
+            out += "&amp;";
+            break;
+        case '<':
+            out += "&lt;";
+            break;
+        case '>':
+            out += "&gt;";
+            break;
+        case '"':
+            out += "&quot;";
+            break;
+        default:
+            out += c;
+        }
+    }
+    return out;
+}
+
 std::string nearest(std::string_view word, std::span<const std::string_view> candidates) {
     constexpr size_t longest = 64; // the time goes with the square
     if (word.size() > longest) return {};

@@ -32,29 +32,6 @@ pre{background:#20272c}}
 constexpr std::string_view colors[] = {"#7fb2d9", "#e3b873", "#9ccb8b", "#d99a9a",
                                        "#b7a5d6", "#8fcac3", "#d3c27c", "#c4a58f"};
 
-std::string escaped(std::string_view text) {
-    std::string out;
-    for (const char c : printable(text)) {
-        switch (c) {
-        case '&':
-            out += "&amp;";
-            break;
-        case '<':
-            out += "&lt;";
-            break;
-        case '>':
-            out += "&gt;";
-            break;
-        case '"':
-            out += "&quot;";
-            break;
-        default:
-            out += c;
-        }
-    }
-    return out;
-}
-
 /// At most `letters` code points of it.
 std::string cut(std::string_view text, size_t letters) {
     size_t end = 0;
@@ -131,7 +108,7 @@ void draw_parts(std::string &out, const std::vector<SpaceNode> &parts, const Box
                 std::string_view color) {
     squarify(bounded(parts), box, [&](const SpaceNode &part, const Box &where, size_t index) {
         const std::string_view fill = depth == 0 ? colors[index % std::size(colors)] : color;
-        const std::string text = escaped(label_of(part));
+        const std::string text = html_escaped(label_of(part));
         out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" "
                            "fill-opacity=\"{:.2f}\" stroke=\"#fff\"><title>{}</title></rect>\n",
                            where.x, where.y, where.width, where.height, fill, depth == 0 ? 0.45 : 0.55, text);
@@ -139,7 +116,7 @@ void draw_parts(std::string &out, const std::vector<SpaceNode> &parts, const Box
         const auto letters = static_cast<size_t>(std::clamp((where.width - 8) / letter, 0.0, map_width));
         if (letters >= 6 && where.height >= header_height)
             out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", where.x + 4, where.y + 12,
-                               escaped(cut(label_of(part), letters)));
+                               html_escaped(cut(label_of(part), letters)));
         if (depth + 1 < deepest && where.height > 2 * header_height)
             draw_parts(out, part.parts,
                        {where.x + 2, where.y + header_height, where.width - 4, where.height - header_height - 2},
@@ -149,7 +126,7 @@ void draw_parts(std::string &out, const std::vector<SpaceNode> &parts, const Box
 
 std::string treemap(const Space &space) {
     const auto &fs = *space.file_system;
-    std::string out = fmt::format("<h2>{} ({}): {} used of {}</h2>\n", escaped(fs.target), escaped(fs.type),
+    std::string out = fmt::format("<h2>{} ({}): {} used of {}</h2>\n", html_escaped(fs.target), html_escaped(fs.type),
                                   format_bytes(space.used_bytes), format_bytes(fs.total_bytes));
     std::vector<SpaceNode> parts = space.parts;
     if (space.rest_bytes > 0) parts.push_back({.name = "the rest", .bytes = static_cast<uint64_t>(space.rest_bytes)});
@@ -162,25 +139,25 @@ std::string treemap(const Space &space) {
 }
 
 std::string section(std::string_view name, std::string_view text) {
-    return text.empty() ? "" : fmt::format("<dt>{}</dt><dd>{}</dd>\n", name, escaped(text));
+    return text.empty() ? "" : fmt::format("<dt>{}</dt><dd>{}</dd>\n", name, html_escaped(text));
 }
 
 std::string finding_html(const Diagnosis::Item &item) {
     const auto &[check, finding] = item;
     std::string out =
         fmt::format("<div class=\"finding {0}\"><p><span class=\"badge\">{0}</span> <b>{1}</b> {2}</p>\n<p>{3}</p>\n",
-                    name_of(finding.severity), check->id, escaped(finding.subject), escaped(finding.summary));
+                    name_of(finding.severity), check->id, html_escaped(finding.subject), html_escaped(finding.summary));
     if (!finding.evidence.empty()) {
         out += "<ul>\n";
         for (const std::string &line : finding.evidence)
-            out += fmt::format("<li>{}</li>\n", escaped(line));
+            out += fmt::format("<li>{}</li>\n", html_escaped(line));
         out += "</ul>\n";
     }
     out += "<dl>\n" + section("Why it matters", check->why) + section("Remedy", check->remedy);
     if (!finding.commands.empty()) {
         out += "<dd><pre>";
         for (const std::string &line : finding.commands)
-            out += escaped(line) + "\n";
+            out += html_escaped(line) + "\n";
         out += "</pre></dd>\n";
     }
     return out + section("Risk", check->risk) + section("Undo", check->undo) + "</dl></div>\n";
@@ -189,7 +166,7 @@ std::string finding_html(const Diagnosis::Item &item) {
 } // namespace
 
 std::string report_html(const probe::Facts &facts, const Diagnosis &diagnosis) {
-    const std::string title = escaped(fmt::format("shale doctor: {}", facts.kernel.hostname));
+    const std::string title = html_escaped(fmt::format("shale doctor: {}", facts.kernel.hostname));
     std::string out =
         fmt::format("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title>\n"
                     "<style>{1}</style></head><body>\n<h1>{0}</h1>\n<p>{2} checks: {3} critical, {4} warnings, "
@@ -201,7 +178,7 @@ std::string report_html(const probe::Facts &facts, const Diagnosis &diagnosis) {
     if (!diagnosis.unable.empty()) {
         out += "<h2>Not judged</h2>\n<ul>\n";
         for (const auto &[check, why] : diagnosis.unable)
-            out += fmt::format("<li><b>{}</b> {}</li>\n", check->id, escaped(why));
+            out += fmt::format("<li><b>{}</b> {}</li>\n", check->id, html_escaped(why));
         out += "</ul>\n";
     }
     for (const Space &space : account(facts))

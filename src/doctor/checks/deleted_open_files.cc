@@ -19,7 +19,8 @@ namespace {
 constexpr uint64_t most_bytes = uint64_t{1} << 30U; ///< of a file system's
 constexpr double most_percent = 1;
 constexpr uint64_t too_little_bytes = uint64_t{64} << 20U; ///< one percent of a tiny file system is no news
-constexpr size_t most_commands = 5;                        ///< files that a command is given for
+constexpr uint64_t too_few_inodes = 1000;
+constexpr size_t most_commands = 5; ///< files that a command is given for
 
 struct Process {
     int pid = 0;
@@ -112,8 +113,9 @@ void add_commands(const std::vector<const Process *> &processes, Finding &out) {
 
 bool is_much(const Place &where, const Held &held) {
     if (held.bytes >= most_bytes) return true;
-    return where.first != nullptr && held.bytes >= too_little_bytes &&
-           percent(held.bytes, where.first->total_bytes) >= most_percent;
+    if (where.first == nullptr) return false;
+    return (held.bytes >= too_little_bytes && percent(held.bytes, where.first->total_bytes) >= most_percent) ||
+           (held.files >= too_few_inodes && percent(held.files, where.first->total_inodes) >= most_percent);
 }
 
 Finding finding_of(const Place &where, const Held &held) {
@@ -125,6 +127,8 @@ Finding finding_of(const Place &where, const Held &held) {
         fmt::format("{} are held by {} without a name that {} open", format_bytes(held.bytes),
                     counted(held.files, "file"), counted(held.processes.size(), "process has", "processes have"));
     if (fs != nullptr) out.summary += fmt::format(": {} of the file system", percent_text(held.bytes, fs->total_bytes));
+    if (fs != nullptr && fs->total_inodes != 0)
+        out.summary += fmt::format(", {} of its inodes", percent_text(held.files, fs->total_inodes));
     const auto processes = held.largest_first();
     for (const auto *process : processes)
         out.evidence.push_back(fmt::format("{}: {} in {}, the largest {}", process_name(process->pid, process->command),
@@ -153,8 +157,9 @@ const Check deleted_open_files{
     .why = "A file's blocks are freed when its last name is gone and the last process has closed it. A log or "
            "database file that was removed under a running process is in no directory, so du does not find it while "
            "df counts it: the disk is full of nothing.",
-    .limits = "Warning when such files hold 1 GiB or more of a file system, or 1 % of it and at least 64 MiB. A file "
-              "that several processes have open counts once. Files of a container are counted where its upper "
+    .limits = "Warning when such files hold 1 GiB or more of a file system, 1 % of it and at least 64 MiB, or 1 % of "
+              "its inodes and at least 1,000. A file that several processes have open counts once. Files of a "
+              "container are counted where its upper "
               "directory lies. Files in memory (memfd, tmpfs) are not among them.",
     .remedy = "Restart what has the file open, or make it open its files anew (logrotate's postrotate, SIGHUP). "
               "Where that cannot be, cut the file off through /proc/PID/fd (proc(5)).",

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <unordered_map>
 
@@ -20,7 +21,8 @@ namespace {
 constexpr std::string_view link_dir = "l";
 constexpr size_t max_depth = 128;        ///< overlay.go, maxDepth: more lower layers cannot be mounted
 constexpr size_t max_sample_a_tree = 25; ///< so that a sample is of many trees
-constexpr size_t max_damage = 20;        ///< of one tree that is told
+constexpr size_t max_sample_a_directory = 8;
+constexpr size_t max_damage = 20; ///< of one tree that is told
 
 /// LINK -> "../ID/diff", as far as l/ can be read.
 class Links {
@@ -251,36 +253,51 @@ public:
     [[nodiscard]] bool full() const noexcept { return entries_ >= max_sample; }
 
 private:
+    void count(int directory, const sys::DirEntry &entry);
     Draft &draft_;
     uint64_t entries_ = 0, redirect_ = 0, metacopy_ = 0, opaque_ = 0;
 };
 
+/// What lies at the top first, then what is below it, a level at a time: what a container changed is seldom in the
+/// root.
 void AttributeSample::look_at(const std::string &diff) {
-    const auto fd = draft_.host->open_path(diff, O_RDONLY | O_DIRECTORY);
-    const auto entries = fd ? sys::list_dir(fd->get(), max_entries) : std::unexpected(fd.error());
-    if (!entries) return draft_.problem(diff, entries.error().text());
-    const auto count = [&](const std::string &name, std::string_view attribute, uint64_t &counter) {
-        for (const std::string_view prefix : {"trusted.overlay.", "user.overlay."}) {
-            const auto value = sys::get_xattr(fd->get(), name.c_str(), fmt::format("{}{}", prefix, attribute).c_str());
-            if (!value || !*value) continue;
-            ++counter;
-            return;
-        }
-    };
+    std::vector<std::string> directories{diff}; // those that are still to be listed, from `next` on
     size_t looked_at = 0;
-    for (const auto &entry : *entries) {
-        if (entry.type != DT_REG && entry.type != DT_DIR) continue;
-        if (full() || looked_at == max_sample_a_tree) return;
-        ++looked_at;
-        ++entries_;
-        if (entry.type == DT_DIR) {
-            count(entry.name, "redirect", redirect_);
-            count(entry.name, "opaque", opaque_);
-        } else {
-            count(entry.name, "metacopy", metacopy_);
-            count(entry.name, "redirect", redirect_);
+    for (size_t next = 0; next < directories.size() && looked_at < max_sample_a_tree && !full(); ++next) {
+        const std::string directory = directories[next];
+        const auto fd = draft_.host->open_path(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+        const auto entries = fd ? sys::list_dir(fd->get(), max_entries) : std::unexpected(fd.error());
+        if (!entries) {
+            if (next == 0) draft_.problem(directory, entries.error().text());
+            continue;
+        }
+        size_t here = 0;
+        for (const auto &entry : *entries) {
+            if (entry.type != DT_REG && entry.type != DT_DIR) continue;
+            if (full() || looked_at == max_sample_a_tree) return;
+            if (here++ == max_sample_a_directory) break;
+            ++looked_at;
+            count(fd->get(), entry);
+            if (entry.type == DT_DIR && directories.size() < max_sample_a_tree)
+                directories.push_back(fmt::format("{}/{}", directory, entry.name));
         }
     }
+}
+
+void AttributeSample::count(int directory, const sys::DirEntry &entry) {
+    const auto has = [&](std::string_view attribute) {
+        return std::ranges::any_of(std::array{"trusted.overlay.", "user.overlay."}, [&](std::string_view prefix) {
+            const auto value =
+                sys::get_xattr(directory, entry.name.c_str(), fmt::format("{}{}", prefix, attribute).c_str());
+            return value && value->has_value();
+        });
+    };
+    ++entries_;
+    redirect_ += has("redirect") ? 1U : 0U;
+    if (entry.type == DT_DIR)
+        opaque_ += has("opaque") ? 1U : 0U;
+    else
+        metacopy_ += has("metacopy") ? 1U : 0U;
 }
 
 void AttributeSample::tell() {

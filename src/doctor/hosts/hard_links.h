@@ -23,7 +23,7 @@ namespace shale::doctor {
 struct LinkReport {
     uint64_t files = 0;  ///< regular ones that were compared
     bool cut = false;    ///< there are more
-    uint64_t copies = 0; ///< no link, and yet with the type, mode, owner, size and time of the parent's at that path
+    uint64_t copies = 0; ///< no link, and yet with the type, mode, owner, size, time and first 64 KiB of the parent's at that path
     uint64_t copied_bytes = 0; ///< of those; an inode counts once
     uint64_t own_bytes = 0; ///< of all that are not the parent's, likewise, without those that have holes: their blocks
                             ///< are no measure of what was written
@@ -41,7 +41,7 @@ struct LayerInodes {
 /// subvolume. `left`: how many entries (of directories: files, directories, links and all others) may still be looked
 /// at; it goes down with each, also where an error is returned. ResourceExhausted: there are more.
 Result<LayerInodes> inodes_of_files(int tree, uint64_t &left);
-/// The same, but that `cut` says when there are more. No file is opened. `inodes`: those of `parent`.
+/// The same, but that `cut` says when there are more. Only files that look like copies are opened. `inodes`: those of `parent`.
 Result<LinkReport> compare_with_parent(int tree, int parent, const LayerInodes &inodes, uint64_t &left);
 
 /// How many entries are looked at.
