@@ -31,6 +31,17 @@ Status DirectoryDriver::count(LayerId id, const Quota &limit) {
     return counter_->set(id, limit);
 }
 
+Status DirectoryDriver::has_types() const {
+    const auto scratch = TRY(root_.scratch());
+    if (TRY(has_d_type(scratch.dir.get()))) return {};
+    return fail(
+        Errc::FailedPrecondition,
+        fmt::format("{} gives no d_type here: an overlay would show what was deleted. Make it with types (ext4: "
+                    "tune2fs -O filetype and e2fsck -fD while it is unmounted; XFS: mkfs.xfs -n ftype=1), or use "
+                    "the driver vfs",
+                    sys::file_system_name(TRY(sys::statfs_fd(root_.fd())))));
+}
+
 Result<std::optional<Usage>> DirectoryDriver::counted(LayerId id) {
     if (!counter_) return std::nullopt;
     return counter_->usage(id);

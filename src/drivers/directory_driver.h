@@ -32,6 +32,8 @@ protected:
     Result<Quota> limit_of(LayerId id, const Quota &asked) const;
     /// The fresh, empty layer is counted from now on, where anything counts.
     Status count(LayerId id, const Quota &limit = {});
+    /// FailedPrecondition: directory entries have no type here, so that an overlay would show wrong directories.
+    Status has_types() const;
     /// From the counter; nullopt: it must be walked.
     Result<std::optional<Usage>> counted(LayerId id);
     /// The facts of every probe in this family: backing file system, d_type.

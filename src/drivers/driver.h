@@ -177,6 +177,10 @@ public:
     };
     virtual Result<View> open_view(LayerId id, Parents parents) = 0;
 
+    /// What the file system below must give before a store begins there; cheap, unlike probe(). FailedPrecondition: it
+    /// does not, with what to use instead.
+    virtual Status suits_here() { return {}; }
+
     [[nodiscard]] virtual unsigned max_depth() const noexcept = 0;
     /// What this driver can do here; does the real thing in a scratch directory below its root.
     virtual Result<ProbeReport> probe() = 0;

@@ -128,6 +128,8 @@ Status Store::choose_driver() {
     if (!options_.read_only) TRY(sys::make_dirs(root_fd_.get(), name, 0711));
     driver_ = TRY(info->open(options_.root + "/" + name, options_.driver_options));
     if (recorded != name && !options_.read_only) {
+        TRY(driver_->suits_here());
+        TRY(sys::make_dirs(root_fd_.get(), guard_name)); // while there is an inode for it
         auto tx = TRY(records_->begin(Sync::synced));
         auto put = TRY(tx.prepare("INSERT OR REPLACE INTO meta VALUES ('driver', ?)"));
         TRY(put.bind(std::string_view(name)).run());
@@ -151,6 +153,7 @@ Result<std::optional<std::string>> Store::why_refused() {
 
 Status Store::begin_new() {
     TRY(creates_allowed(root_fd_.get(), now_s()));
+    TRY(enough_inodes());
     return hold_reserve(root_fd_.get());
 }
 

@@ -336,6 +336,9 @@ private:
 
     /// What makes something new begins with it: no guard refuses that, and the reserve is there.
     Status begin_new();
+    /// ResourceExhausted when the file system has not the inodes that a container's directories take: with the figures,
+    /// and the containers that hold most.
+    Status enough_inodes();
     [[nodiscard]] int64_t now_ns() const;
     [[nodiscard]] int64_t now_s() const { return now_ns() / 1'000'000'000; }
     [[nodiscard]] bool durable() const noexcept { return options_.durability == Durability::full; }

@@ -231,7 +231,7 @@ std::string cannot_test(std::string_view tested) {
 }
 
 Status mount_new(const std::string &type, uint64_t bytes, const std::string &path,
-                 const std::vector<std::string> &options) {
+                 const std::vector<std::string> &options, const std::vector<std::string> &mkfs) {
     static int last = 0; // mkfs.btrfs takes loop devices whose files have one name for the same
     const std::string name = "shale-test-" + std::to_string(::getpid()) + "-" + std::to_string(++last);
     const UniqueFd image(::memfd_create(name.c_str(), MFD_CLOEXEC));
@@ -240,6 +240,7 @@ Status mount_new(const std::string &type, uint64_t bytes, const std::string &pat
     std::vector<std::string> words{"mkfs." + type, "-q"};
     if (type == "btrfs") words.insert(words.end(), {"-K", "-m", "single"});
     if (type == "ext4") words.insert(words.end(), {"-F", "-m", "0"});
+    words.insert(words.end(), mkfs.begin(), mkfs.end());
     const auto loop = TRY(sys::attach_loop(image.get(), false));
     words.push_back(loop.path);
     std::vector<char *> arguments;

@@ -57,9 +57,9 @@ std::string cannot_load(std::string_view driver);
 /// How many layers to stack in a test of depth: `wanted`, fewer where every layer is a file system of its own (depth
 /// means nothing to those, and each costs a second).
 unsigned deep(std::string_view driver, unsigned wanted);
-/// Mounts a new, empty file system (ext4, xfs, btrfs) in memory; it goes with its mount.
+/// Mounts a new, empty file system (ext4, xfs, btrfs) in memory; it goes with its mount. `mkfs`: further options of it.
 Status mount_new(const std::string &type, uint64_t bytes, const std::string &path,
-                 const std::vector<std::string> &options = {});
+                 const std::vector<std::string> &options = {}, const std::vector<std::string> &mkfs = {});
 /// Makes and mounts at `path` what a driver needs that does not work on any file system (btrfs: a new btrfs in memory).
 /// False: it works where it is.
 Result<bool> mount_home_of(std::string_view driver, const std::string &path);

@@ -53,6 +53,7 @@ public:
     Result<DiffReport> diff(LayerId id, Parents parents, const archive::Sink &sink) override;
     Status changes(LayerId id, Parents parents, const archive::ChangeSink &sink) override;
     Result<View> open_view(LayerId id, Parents parents) override;
+    Status suits_here() override { return has_types(); }
     [[nodiscard]] unsigned max_depth() const noexcept override { return max_lowers; }
     Result<ProbeReport> probe() override;
     Result<std::vector<std::string>> check(LayerId id, Parents parents) override;
