@@ -25,6 +25,7 @@
 
 #include "cli/table.h"
 #include "daemon/args.h"
+#include "daemon/footprint.h"
 #include "daemon/guardian.h"
 #include "daemon/log.h"
 #include "daemon/monitor.h"
@@ -120,6 +121,7 @@ public:
         if (!wanted_.metrics.empty()) monitor_ = TRY(Monitor::start(wanted_.metrics, served_, guardian_.get()));
         status_ = status();
         tell("READY=1\n" + status_);
+        forget_the_start();
         const Status ended = loop(signals.get());
         tell("STOPPING=1");
         log_.write(LogLevel::info, "stopping");
