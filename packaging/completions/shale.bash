@@ -31,7 +31,7 @@ _shale() {
   esac
   if [[ -n $words ]]; then mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; fi
   case $group in
-    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch" ;;
+    "") words="info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch lab" ;;
     image) case $verb in
       "") words="import ls inspect tag export rm" ;;
       import) options="--name --platform --ref"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
@@ -64,6 +64,12 @@ _shale() {
       esac ;;
     watch) options="--once --debounce --timeout --recursive --pid --container --signal --exec"
       [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
+    lab) case $verb in
+      "") words="ls show run report" ;;
+      show) words=$(shale lab ls --quiet 2>/dev/null) ;;
+      run) options="--report --dir --limit"; words="all $(shale lab ls --quiet 2>/dev/null)" ;;
+      report) options="--output"; [[ $cur == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return; } ;;
+      esac ;;
     guard) case $verb in
       "") words="events"; options="--once --interval" ;;
       events) options="--most" ;;

@@ -38,7 +38,7 @@ complete -c shale -s v -l verbose -d 'Say more'
 complete -c shale -l no-color -d 'No colours'
 complete -c shale -l dry-run -d 'Only say what would be done'
 
-complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch'
+complete -c shale -n __fish_use_subcommand -a 'info drivers config version image layer container run unshare gc df check migrate lease containerd facts doctor orphans cache guard watch lab'
 complete -c shale -n '__shale_verb image; and not __fish_seen_subcommand_from import ls inspect tag export rm' -a 'import ls inspect tag export rm'
 complete -c shale -n '__shale_verb image import' -F
 complete -c shale -n '__shale_verb image import' -l name -x
@@ -112,6 +112,13 @@ complete -c shale -n '__shale_verb watch' -l pid -xa '(__fish_complete_pids)' -d
 complete -c shale -n '__shale_verb watch' -l container -xa '(__shale_list container)'
 complete -c shale -n '__shale_verb watch' -l signal -xa 'HUP INT USR1 USR2 TERM' -d 'Send it with each event'
 complete -c shale -n '__shale_verb watch' -l exec -d 'Run what is behind -- with each event'
+complete -c shale -n '__shale_verb lab; and not __fish_seen_subcommand_from ls show run report' -a 'ls show run report'
+complete -c shale -n '__shale_verb lab show' -a '(shale lab ls --quiet 2>/dev/null)'
+complete -c shale -n '__shale_verb lab run' -a 'all (shale lab ls --quiet 2>/dev/null)'
+complete -c shale -n '__shale_verb lab run' -l report -r -d 'Write the stories down: a page or JSON'
+complete -c shale -n '__shale_verb lab run' -l dir -xa '(__fish_complete_directories)' -d 'Where the disks are kept'
+complete -c shale -n '__shale_verb lab run' -l limit -x -d 'Seconds of one scenario'
+complete -c shale -n '__shale_verb lab report' -s o -l output -r -d 'A page or JSON'
 complete -c shale -n '__shale_verb guard; and not __fish_seen_subcommand_from events' -a events
 complete -c shale -n '__shale_verb guard' -l once
 complete -c shale -n '__shale_verb guard' -l interval -x

@@ -41,7 +41,9 @@ bool is_about_host(const Verb &verb) {
            std::holds_alternative<OrphansLsArgs>(verb) || std::holds_alternative<OrphansReclaimArgs>(verb) ||
            std::holds_alternative<OrphansTrashArgs>(verb) || std::holds_alternative<OrphansUndoArgs>(verb) ||
            std::holds_alternative<OrphansPurgeArgs>(verb) || std::holds_alternative<CacheTopArgs>(verb) ||
-           std::holds_alternative<CacheEvictArgs>(verb) || (df != nullptr && df->host) ||
+           std::holds_alternative<CacheEvictArgs>(verb) || std::holds_alternative<LabLsArgs>(verb) ||
+           std::holds_alternative<LabShowArgs>(verb) || std::holds_alternative<LabRunArgs>(verb) ||
+           std::holds_alternative<LabReportArgs>(verb) || (df != nullptr && df->host) ||
            (watch != nullptr && watch->container.empty());
 }
 

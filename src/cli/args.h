@@ -170,14 +170,29 @@ struct WatchArgs {
     std::string container, signal;
 };
 
-using Verb = std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs,
-                          ImageInspectArgs, ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs,
-                          LayerExportArgs, ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs,
-                          ContainerLsArgs, ContainerInspectArgs, ContainerDiffArgs, ContainerCommitArgs,
-                          ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs, GcArgs, DfArgs, CheckArgs,
-                          MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs, ContainerdConfigArgs,
-                          FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs, OrphansUndoArgs,
-                          OrphansPurgeArgs, CacheTopArgs, CacheEvictArgs, GuardArgs, GuardEventsArgs, WatchArgs>;
+struct LabLsArgs {};
+struct LabShowArgs {
+    std::string scenario;
+};
+struct LabRunArgs {
+    std::vector<std::string> scenarios; ///< ids, or "all"
+    std::string report, directory;
+    uint64_t limit_s = 900;
+};
+struct LabReportArgs {
+    std::vector<std::string> files;
+    std::string output;
+};
+
+using Verb =
+    std::variant<std::monostate, InfoArgs, DriversArgs, VersionArgs, ImageImportArgs, ImageLsArgs, ImageInspectArgs,
+                 ImageTagArgs, ImageExportArgs, ImageRmArgs, LayerLsArgs, LayerInspectArgs, LayerExportArgs,
+                 ContainerCreateArgs, ContainerMountArgs, ContainerUnmountArgs, ContainerLsArgs, ContainerInspectArgs,
+                 ContainerDiffArgs, ContainerCommitArgs, ContainerExportArgs, ContainerRmArgs, RunArgs, UnshareArgs,
+                 GcArgs, DfArgs, CheckArgs, MigrateArgs, LeaseCreateArgs, LeaseLsArgs, LeaseRmArgs, ConfigShowArgs,
+                 ContainerdConfigArgs, FactsArgs, DoctorArgs, OrphansLsArgs, OrphansReclaimArgs, OrphansTrashArgs,
+                 OrphansUndoArgs, OrphansPurgeArgs, CacheTopArgs, CacheEvictArgs, GuardArgs, GuardEventsArgs, WatchArgs,
+                 LabLsArgs, LabShowArgs, LabRunArgs, LabReportArgs>;
 
 struct CommandLine {
     Globals globals;

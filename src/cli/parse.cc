@@ -330,6 +330,7 @@ private:
         add_cache();
         add_guard();
         add_watch();
+        add_lab();
     }
 
     void add_watch() {
@@ -348,6 +349,27 @@ private:
         watch->add_option("--signal", watch_.signal, "Send that process this signal with each event");
         watch->add_flag("--exec", watch_.exec, "Run what is behind -- with each event (SHALE_PATH, SHALE_EVENT)");
         watch->footer("Behind the PATHs: --exec -- CMD ARG...");
+    }
+
+    void add_lab() {
+        CLI::App *lab = group("lab", "Failures of container hosts, made to happen in a sandbox, seen, and mended");
+        add(lab, "ls", "The scenarios, and which can run here", lab_ls_);
+        add(lab, "show", "What a scenario is about", lab_show_)
+            ->add_option("SCENARIO", lab_show_.scenario, "Its id")
+            ->required();
+        CLI::App *run = add(
+            lab, "run", "Run scenarios; exit status 1 unless all that ran are reproduced, detected, healed", lab_run_);
+        run->add_option("SCENARIO", lab_run_.scenarios, "Ids, or all")->required();
+        run->add_option("--report", lab_run_.report, "Also write the stories there: a page (.html), or JSON");
+        run->add_option("--dir", lab_run_.directory,
+                        "Where the disks are kept (files without a name); default: in memory");
+        run->add_option("--limit", lab_run_.limit_s, "Seconds that one scenario may take")
+            ->capture_default_str()
+            ->check(CLI::Range(1, 1'000'000));
+        CLI::App *report =
+            add(lab, "report", "One report of the JSON of several runs, also of other machines", lab_report_);
+        report->add_option("FILE", lab_report_.files, "Written by lab run --report")->required();
+        report->add_option("-o,--output", lab_report_.output, "A page (.html), or JSON; default: a table");
     }
 
     void add_guard() {
@@ -510,6 +532,10 @@ private:
     GuardArgs guard_;
     GuardEventsArgs guard_events_;
     WatchArgs watch_;
+    LabLsArgs lab_ls_;
+    LabShowArgs lab_show_;
+    LabRunArgs lab_run_;
+    LabReportArgs lab_report_;
     OrphansVerb orphans_all_;
     OrphansLsArgs orphans_ls_;
     OrphansReclaimArgs orphans_reclaim_;

@@ -51,6 +51,10 @@ Result<int> run(Context &context, const CacheEvictArgs &args);
 Result<int> run(Context &context, const GuardArgs &args);
 Result<int> run(Context &context, const GuardEventsArgs &args);
 Result<int> run(Context &context, const WatchArgs &args);
+Result<int> run(Context &context, const LabLsArgs &args);
+Result<int> run(Context &context, const LabShowArgs &args);
+Result<int> run(Context &context, const LabRunArgs &args);
+Result<int> run(Context &context, const LabReportArgs &args);
 /// `shale df --host`
 Result<int> run_df_host(Context &context, const HostArgs &args);
 
