@@ -239,6 +239,24 @@ TEST_P(SnapshotsTest, OnlyLabelsChange) {
     EXPECT_THAT(all().stat("key")->labels, ElementsAre(std::pair(odd, odd))) << "labels are opaque";
 }
 
+TEST_P(SnapshotsTest, LabelledOnesAreFoundWithTheirMounts) {
+    const auto made = all().prepare("labelled", "", {{"shale.qos", "batch"}, {"other", "x"}});
+    ASSERT_TRUE(made) << made.error().text();
+    ASSERT_TRUE(all().prepare("not", "", {{"shale.qos.x", "batch"}}));
+    ASSERT_TRUE(all().prepare("gone", "", {{"shale.qos", "critical"}}));
+    ASSERT_TRUE(all().commit("committed", "gone", {{"shale.qos", "critical"}}, ""));
+    const auto found = store::Snapshots::labelled(*store_, "shale.qos");
+    ASSERT_TRUE(found) << found.error().text();
+    ASSERT_EQ(found->size(), 1U);
+    EXPECT_EQ(found->front().key, "labelled");
+    EXPECT_EQ(found->front().value, "batch");
+    const auto &mounts = found->front().mounts;
+    ASSERT_EQ(mounts.size(), made->size());
+    EXPECT_EQ(mounts[0].type, (*made)[0].type);
+    EXPECT_EQ(mounts[0].source, (*made)[0].source);
+    EXPECT_EQ(mounts[0].options, (*made)[0].options);
+}
+
 TEST_P(SnapshotsTest, UpdatesAtOnceAllCount) {
     ASSERT_TRUE(all().prepare("key", "", {}));
     constexpr int threads = 4, labels = 25;
