@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <map>
+#include <set>
 #include <thread>
 #include <tuple>
 
@@ -49,17 +51,40 @@ std::optional<std::string> stop_by_docker(const Workload &workload, milliseconds
     return "stopped by Docker";
 }
 
-/// Each process of the cgroup that is there now.
-size_t kill_each(const probe::Host &host, const Cgroups &cgroups, const Workload &workload) {
-    size_t out = 0;
-    for (const int pid : processes_of(host, cgroups, workload)) {
-        const auto process = sys::open_process(pid);
-        // The number may be another's by now: what the descriptor names is what is in the cgroup.
-        if (!process || !is_in(host, cgroups, workload, pid) || sys::has_ended(process->get())) continue;
-        if (sys::signal_process(process->get(), SIGKILL)) ++out;
+/// The processes of a container, by descriptors that were opened while they were in its cgroup: a number may be
+/// another's later. One counts until it has ended, which is after it has closed its files, so that what it held is free
+/// by then; to /proc/PID it is gone before that.
+class Members {
+public:
+    Members(const probe::Host &host, const Cgroups &cgroups, const Workload &workload)
+        : host_(host), cgroups_(cgroups), workload_(workload) {}
+
+    /// Those that are there now; false: none is any more.
+    bool look() {
+        for (const int pid : processes_of(host_, cgroups_, workload_)) {
+            if (open_.contains(pid)) continue;
+            auto process = sys::open_process(pid);
+            if (process && is_in(host_, cgroups_, workload_, pid)) open_.emplace(pid, std::move(*process));
+        }
+        std::erase_if(open_, [](const auto &one) { return sys::has_ended(one.second.get()); });
+        return !open_.empty();
     }
-    return out;
-}
+    /// -1: it is not there.
+    [[nodiscard]] int process(int pid) const {
+        const auto found = open_.find(pid);
+        return found == open_.end() ? -1 : found->second.get();
+    }
+    void kill_all(std::set<int> &killed) const {
+        for (const auto &[pid, process] : open_)
+            if (sys::signal_process(process.get(), SIGKILL)) killed.insert(pid);
+    }
+
+private:
+    const probe::Host &host_;
+    const Cgroups &cgroups_;
+    const Workload &workload_;
+    std::map<int, UniqueFd> open_;
+};
 
 bool kill_by_cgroup(const probe::Host &host, const Cgroups &cgroups, const Workload &workload) {
     if (cgroups.unified() == nullptr || workload.unified_group.empty() || workload.of != Workload::Of::io ||
@@ -117,26 +142,26 @@ const Workload *choose_victim(std::span<const Candidate> candidates,
 Outcome end(const probe::Host &host, const Cgroups &cgroups, const Workload &workload, milliseconds grace) {
     Outcome out;
     const auto note = [&](std::string text) { out.evidence.push_back(std::move(text)); };
-    const auto is_empty = [&] { return processes_of(host, cgroups, workload).empty(); };
+    Members members(host, cgroups, workload);
+    if (!members.look()) return out;
     if (auto stopped = stop_by_docker(workload, grace)) {
         note(std::move(*stopped));
-    } else if (const auto process = sys::open_process(workload.init);
-               process && is_in(host, cgroups, workload, workload.init)) {
+    } else if (const int process = members.process(workload.init); process >= 0) {
         const auto asked = Clock::now();
-        if (const auto sent = sys::signal_process(process->get(), SIGTERM); !sent) note(sent.error().text());
-        const bool ended = wait_until(asked + grace, [&] { return sys::has_ended(process->get()); });
+        if (const auto sent = sys::signal_process(process, SIGTERM); !sent) note(sent.error().text());
+        const bool ended = wait_until(asked + grace, [&] { return sys::has_ended(process); });
         note(fmt::format("SIGTERM to process {}: {} {} ms", workload.init, ended ? "ended after" : "still there after",
                          std::chrono::duration_cast<milliseconds>(Clock::now() - asked).count()));
     }
-    if (is_empty()) return out;
+    if (!members.look()) return out;
     if (kill_by_cgroup(host, cgroups, workload)) note(fmt::format("cgroup.kill of {}", workload.cgroup));
-    size_t killed = 0;
+    std::set<int> killed;
     const bool gone = wait_until(Clock::now() + kill_patience, [&] {
-        if (is_empty()) return true;
-        killed += kill_each(host, cgroups, workload);
+        if (!members.look()) return true;
+        members.kill_all(killed);
         return false;
     });
-    if (killed > 0) note(fmt::format("SIGKILL to {} processes of {}", killed, workload.cgroup));
+    if (!killed.empty()) note(fmt::format("SIGKILL to {} processes of {}", killed.size(), workload.cgroup));
     if (gone) return out;
     out.ok = false;
     note(fmt::format("{} has processes after {} s of killing", workload.cgroup,

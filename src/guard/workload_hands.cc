@@ -47,6 +47,17 @@ std::string docker_root(const Workload &workload) {
     return "/var/lib/docker";
 }
 
+/// With cgroup v2 what a container has in the page cache is written back at its limit, and a journal that waits for
+/// that data (ext4, data=ordered) has the syncs of all others wait, too: what is there goes out before.
+void sync_all(std::span<const Sample> about) {
+    for (const Sample &sample : about) {
+        const bool has_number = sample.kind == Kind::btrfs_qgroup || sample.kind == Kind::project_quota;
+        const std::string target = has_number ? sample.subject.substr(0, sample.subject.rfind(':')) : sample.subject;
+        if (!target.starts_with('/')) continue;
+        if (const auto dir = sys::open_dir(AT_FDCWD, target.c_str())) (void)sys::syncfs_fd(dir->get());
+    }
+}
+
 } // namespace
 
 /// Of one store: by the directory, which may be reached by several paths. `make`: unless it is there, nothing is
@@ -176,6 +187,7 @@ Slowed StoreHands::slow(std::span<const Sample> about, Time now) {
         return out;
     }
     std::vector<Limit> limits;
+    bool is_new = false;
     if (!about.empty()) {
         const auto look = look_at_workloads();
         if (!look) {
@@ -184,10 +196,15 @@ Slowed StoreHands::slow(std::span<const Sample> about, Time now) {
         }
         for (const Sample &sample : about)
             add_limits(*look, sample, limits, out);
+        is_new = look->cgroups.io() != nullptr && look->cgroups.io()->unified &&
+                 std::ranges::any_of(limits, [&](const Limit &one) {
+                     return std::ranges::none_of(limits_, [&](const Limit &known) { return known.file == one.file; });
+                 });
         for (const auto &problem : look->problems)
             out.failed.push_back(problem);
     }
     if (!throttle_) return out;
+    if (is_new) sync_all(about);
     limits_ = std::move(limits);
     Slowed done = throttle_->hold(limits_, now);
     done.failed.insert(done.failed.begin(), out.failed.begin(), out.failed.end());

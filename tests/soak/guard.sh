@@ -3,7 +3,7 @@
 # A guard for each driver that this host has, each on a small file system of its own, side by side, under a random load of
 # containers that write and delete files, for SECONDS (1800). Judged by the events: what a step does is done once a crossing,
 # nothing flaps, what is to stay free stays free, and no file of a container is touched.
-#   tests/soak/guard.sh [SECONDS]      SHALE: the program; SOAK_SEED: of the load; SOAK_REPORT: the figures go there, too
+#   tests/soak/guard.sh [SECONDS]      SHALE: the program; SOAK_SEED: of the load; SOAK_DRIVERS: which; SOAK_REPORT: the figures go there, too
 seconds=${1:-${SOAK_SECONDS:-1800}} here=$(cd "$(dirname "$0")" && pwd)
 export SOAK_SECONDS=$seconds # a world of its own gets no arguments
 source "$here/../integration/lib.sh"
@@ -35,6 +35,16 @@ cool_down_s = 5
 back_off_s = 5
 [guard.inodes.tiers]
 refuse_creates = 95
+[guard.btrfs_metadata]
+min_reclaim = 0
+cool_down_s = 5
+back_off_s = 5
+[guard.btrfs_metadata.tiers]
+refuse_creates = 93
+[guard.btrfs_unallocated]
+min_reclaim = 0
+cool_down_s = 5
+back_off_s = 5
 TOML
 
 guards=() loads=() drivers=()
@@ -42,13 +52,13 @@ release() {
   local pid
   for pid in "${loads[@]}" "${guards[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
 }
-for driver in overlay2 overlay vfs btrfs erofs; do
+for driver in ${SOAK_DRIVERS:-overlay2 overlay vfs btrfs erofs}; do
   disk=$WORK/$driver size=$megabytes
   case $driver in
     btrfs)
       command -v mkfs.btrfs >/dev/null || { skip_part "btrfs: mkfs.btrfs is not installed"; continue; }
       size=$((2 * megabytes))
-      truncate -s ${size}M "$disk.img"; mkfs.btrfs -q "$disk.img" 2>/dev/null ;;
+      truncate -s ${size}M "$disk.img"; mkfs.btrfs -q "$disk.img" >/dev/null 2>&1 ;;
     *) truncate -s ${size}M "$disk.img"; mkfs.ext4 -q -m 0 -N 6000 "$disk.img" ;;
   esac
   mkdir "$disk"
