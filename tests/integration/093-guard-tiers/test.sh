@@ -65,6 +65,7 @@ contain() { # NAME CGROUP
   make_group "$2"
   (
     echo "$BASHPID" >"$group/$2/cgroup.procs"
+    # shellcheck disable=SC2016
     exec unshare --mount --propagation private --pid --fork --kill-child sh -c '
       mount --bind "$1" "$1" && cd "$1" && pivot_root . old && exec /bin/busybox sh -c "
         /bin/busybox mount -t proc proc /proc && /bin/busybox umount -l /old && /bin/busybox umount /proc || exit 1
