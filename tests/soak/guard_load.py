@@ -76,6 +76,9 @@ def write(job, number, size):
                 part = data[:left]
                 out.write(part)
                 crc = zlib.crc32(part, crc)
+            if size > 65536:  # btrfs counts what is written when it is on its way to the disk
+                out.flush()
+                os.fsync(out.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
