@@ -58,6 +58,11 @@ Result<std::unique_ptr<Guardian::Watch>> Guardian::watch(Served &served) {
     if (!TRY(sys::try_lock_range(out->lock.get(), 0, 1, sys::LockMode::exclusive)))
         return fail(Errc::FailedPrecondition, "another guard is at work on this store");
     const std::string name = served.snapshotter().name;
+    if (const auto before = guard::EventLog(UniqueFd(::fcntl(dir.get(), F_DUPFD_CLOEXEC, 0)), config_.event_log_bytes)
+                                .read(most_events)) { // of the run before, for the dashboard
+        const std::lock_guard guarded(mutex_);
+        last_[name].assign(before->events.rbegin(), before->events.rend());
+    }
     out->guard.emplace(TRY(guard::Guard::start(config_, std::move(dir), *out->hands,
                                                [this, name](const guard::Event &event) { tell(name, event); })));
     return out;
@@ -76,9 +81,8 @@ void Guardian::round() {
             else
                 done = std::unexpected(std::move(made).error());
         }
-        if (done)
-            done =
-                watching->guard->round(std::chrono::time_point_cast<guard::Duration>(std::chrono::system_clock::now()));
+        const auto now = std::chrono::time_point_cast<guard::Duration>(std::chrono::system_clock::now());
+        if (done) done = watching->guard->round(now);
         std::string why = done ? "" : done.error().text();
         if (auto &told = failures_[name]; told != why) {
             if (!why.empty()) log_.write(LogLevel::warning, "guard", {{"snapshotter", name}, {"error", why}});
@@ -87,6 +91,7 @@ void Guardian::round() {
         if (!watching) continue;
         const std::lock_guard lock(mutex_);
         rows_[name] = watching->guard->rows();
+        histories_[name].add(rows_[name], now);
     }
 }
 
@@ -100,7 +105,23 @@ void Guardian::tell(const std::string &snapshotter, const guard::Event &event) {
                 {"resource", event.subject.empty() ? "" : fmt::format("{} {}", name_of(event.kind), event.subject)},
                 {"what", event.what}});
     const std::lock_guard lock(mutex_);
+    auto &last = last_[snapshotter];
+    last.push_front(event);
+    if (last.size() > most_events) last.pop_back();
     ++events_[fmt::format("snapshotter={},type=\"{}\"", frontends::metric_quote(snapshotter), name_of(event.type))];
+}
+
+Guardian::View Guardian::view(const std::string &snapshotter) const {
+    const std::lock_guard lock(mutex_);
+    View out;
+    if (const auto found = rows_.find(snapshotter); found != rows_.end()) out.rows = found->second;
+    if (const auto found = last_.find(snapshotter); found != last_.end())
+        out.events.assign(found->second.begin(), found->second.end());
+    const auto history = histories_.find(snapshotter);
+    for (const auto &row : out.rows)
+        out.history.push_back(history != histories_.end() ? history->second.of(row.sample.kind, row.sample.subject)
+                                                          : std::vector<guard::History::Point>());
+    return out;
 }
 
 std::string Guardian::metrics() const {

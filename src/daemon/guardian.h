@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "daemon/log.h"
 #include "daemon/served.h"
 #include "guard/guard.h"
+#include "guard/history.h"
 
 namespace shale::daemon {
 
@@ -32,6 +34,14 @@ public:
 
     /// For /metrics.
     [[nodiscard]] std::string metrics() const;
+    /// Of one snapshotter, for the dashboard.
+    struct View {
+        std::vector<guard::Row> rows;
+        std::vector<std::vector<guard::History::Point>> history; ///< of each row, the oldest point first
+        std::vector<guard::Event> events;                        ///< the newest first, at most `most_events`
+    };
+    static constexpr size_t most_events = 100;
+    [[nodiscard]] View view(const std::string &snapshotter) const;
 
 private:
     struct Watch;
@@ -47,9 +57,11 @@ private:
     std::map<std::string, std::unique_ptr<Watch>> watches_; ///< by name of the snapshotter; the thread's own
     std::map<std::string, std::string> failures_;           ///< why there is none yet: logged once; the thread's own
     mutable std::mutex mutex_;
-    std::map<std::string, std::vector<guard::Row>> rows_; ///< guarded by mutex_
-    std::map<std::string, uint64_t> events_;              ///< "SNAPSHOTTER type": guarded by mutex_
-    std::jthread thread_;                                 ///< last: it uses all of the above
+    std::map<std::string, std::vector<guard::Row>> rows_;  ///< guarded by mutex_
+    std::map<std::string, guard::History> histories_;      ///< guarded by mutex_
+    std::map<std::string, std::deque<guard::Event>> last_; ///< the newest first: guarded by mutex_
+    std::map<std::string, uint64_t> events_;               ///< "SNAPSHOTTER type": guarded by mutex_
+    std::jthread thread_;                                  ///< last: it uses all of the above
 };
 
 } // namespace shale::daemon

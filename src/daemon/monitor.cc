@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/dashboard_view.h"
 #include "sys/fs.h"
 
 namespace shale::daemon {
@@ -193,12 +194,15 @@ Monitor::~Monitor() {
 }
 
 void Monitor::run() {
+    DashboardView dashboard(served_, guardian_);
     const auto answer = [&](std::string_view path) -> frontends::HttpReply {
         if (path == "/metrics")
             return {200, "text/plain; version=0.0.4; charset=utf-8",
                     metrics_text(served_) + (guardian_ != nullptr ? guardian_->metrics() : "")};
         if (path == "/healthz") return health(served_);
-        return {404, {}, "there are /metrics and /healthz\n"};
+        if (path == "/") return {200, "text/html; charset=utf-8", dashboard_html(dashboard.look())};
+        if (path == "/dashboard.json") return {200, "application/json", dashboard_json(dashboard.look())};
+        return {404, {}, "there are /, /dashboard.json, /metrics and /healthz\n"};
     };
     frontends::serve_http(unix_ ? unix_->fd() : tcp_.get(), wake_.get(), answer, patience_);
 }

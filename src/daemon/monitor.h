@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// /metrics and /healthz.
+// The dashboard at /, /dashboard.json, /metrics and /healthz.
 #pragma once
 
 #include <chrono>

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -84,10 +85,46 @@ TEST_F(MonitorTest, Answers) {
     const auto monitor = start(ages);
     EXPECT_THAT(Client(socket_).ask("/healthz"), StartsWith("HTTP/1.1 200 OK\r\n"));
     EXPECT_THAT(Client(socket_).ask("/metrics?x=1"), HasSubstr("\nshale_build_info{version=\""));
-    EXPECT_THAT(Client(socket_).ask("/"), StartsWith("HTTP/1.1 404 Not Found\r\n"));
+    EXPECT_THAT(Client(socket_).ask("/"), HasSubstr("Content-Type: text/html; charset=utf-8\r\n"));
+    EXPECT_THAT(Client(socket_).ask("/dashboard.json"), HasSubstr("\"version\": 1"));
+    EXPECT_THAT(Client(socket_).ask("/nothing"), StartsWith("HTTP/1.1 404 Not Found\r\n"));
     Client odd(socket_);
     EXPECT_TRUE(odd.say("what?\r\n\r\n"));
     EXPECT_THAT(odd.hear(), StartsWith("HTTP/1.1 400 Bad Request\r\n"));
+}
+
+TEST(MonitorHost, ANameFromElsewhereIsRefused) {
+    const auto listener = frontends::listen_loopback("127.0.0.1:0");
+    ASSERT_TRUE(listener) << listener.error().text();
+    sockaddr_in address{};
+    socklen_t size = sizeof address;
+    ASSERT_EQ(::getsockname(listener->get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
+    const UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
+    std::thread server([&] {
+        frontends::serve_http(
+            listener->get(), wake.get(), [](std::string_view) { return frontends::HttpReply{200, {}, "secret"}; },
+            hangs);
+    });
+    const auto asked_as = [&](std::string_view head) {
+        const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        EXPECT_EQ(::connect(client.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address), 0);
+        const std::string request = "GET / HTTP/1.1\r\n" + std::string(head) + "\r\n";
+        EXPECT_EQ(::send(client.get(), request.data(), request.size(), MSG_NOSIGNAL),
+                  static_cast<ssize_t>(request.size()));
+        std::string out(4096, '\0');
+        const ssize_t got = ::recv(client.get(), out.data(), out.size(), 0);
+        out.resize(got > 0 ? static_cast<size_t>(got) : 0);
+        return out;
+    };
+    for (const auto *head : {"", "Host: localhost\r\n", "host:127.0.0.1:9100\r\n", "A: b\r\nHOST:  LocalHost:1 \r\n",
+                             "Host: [::1]:80\r\n", "Host: [::1]\r\n"})
+        EXPECT_THAT(asked_as(head), HasSubstr("secret")) << head;
+    for (const auto *head : {"Host: example.org\r\n", "Host: 127.0.0.1.example.org\r\n",
+                             "Host: localhost.example.org:80\r\n", "Host:\r\n", "A: b\r\nhost: 192.168.0.1\r\n"})
+        EXPECT_THAT(asked_as(head), StartsWith("HTTP/1.1 403 Forbidden\r\n")) << head;
+    const uint64_t one = 1;
+    ASSERT_EQ(::write(wake.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
+    server.join();
 }
 
 TEST_F(MonitorTest, ASlowClientHoldsNobodyUp) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "doctor/diagnosis.h"
 
@@ -20,6 +21,9 @@ std::string report_line(const Diagnosis &diagnosis);
 /// A page of its own, without scripts or anything from elsewhere: the report, and a treemap of where the space of each
 /// file system with stores is.
 std::string report_html(const probe::Facts &facts, const Diagnosis &diagnosis);
+/// One finding of that page, and the page's style sheet: for another page.
+std::string finding_html(const Diagnosis::Item &item);
+std::string_view report_style() noexcept;
 
 /// The page of a check in docs/checks, Markdown.
 std::string check_page(const Check &check);

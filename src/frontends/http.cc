@@ -28,6 +28,8 @@ std::string_view reason(int status) {
     switch (status) {
     case 200:
         return "OK";
+    case 403:
+        return "Forbidden";
     case 404:
         return "Not Found";
     case 405:
@@ -39,20 +41,61 @@ std::string_view reason(int status) {
     }
 }
 
-HttpReply answer(std::string_view head, const HttpHandler &handler) {
+bool equals_without_case(std::string_view one, std::string_view other) {
+    return std::ranges::equal(one, other, [](char a, char b) {
+        const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+        return lower(a) == lower(b);
+    });
+}
+
+/// Of the Host of a request over loopback: that is asked for by a name of this machine. A page from elsewhere whose
+/// name was made to mean 127.0.0.1 (DNS rebinding) has its own there. No Host: a program.
+bool is_local(std::string_view head) {
+    for (size_t at = head.find("\r\n"); at != std::string_view::npos && at + 2 < head.size();) {
+        const size_t end = head.find("\r\n", at + 2);
+        const std::string_view line = head.substr(at + 2, end == std::string_view::npos ? end : end - at - 2);
+        at = end;
+        const size_t colon = line.find(':');
+        if (colon == std::string_view::npos || !equals_without_case(line.substr(0, colon), "host")) continue;
+        std::string_view host = line.substr(colon + 1);
+        while (host.starts_with(' ') || host.starts_with('\t'))
+            host.remove_prefix(1);
+        while (host.ends_with(' ') || host.ends_with('\t'))
+            host.remove_suffix(1);
+        const size_t port = host.rfind(':');
+        if (port != std::string_view::npos && host.find(']', port) == std::string_view::npos)
+            host = host.substr(0, port);
+        return equals_without_case(host, "localhost") || host == "127.0.0.1" || host == "[::1]";
+    }
+    return true;
+}
+
+enum class From : uint8_t { loopback, unix_socket }; ///< the latter's file has permissions
+
+From family_of(int listener) {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    const bool is_unix =
+        ::getsockname(listener, reinterpret_cast<sockaddr *>(&address), &size) == 0 && address.ss_family == AF_UNIX;
+    return is_unix ? From::unix_socket : From::loopback;
+}
+
+HttpReply answer(std::string_view head, From from, const HttpHandler &handler) {
     const std::string_view line = head.substr(0, head.find("\r\n"));
     const size_t method = line.find(' '), target = line.rfind(' ');
     if (method == std::string_view::npos || target == method || !line.substr(target).starts_with(" HTTP/1."))
         return {400, {}, "not a request of HTTP/1\n"};
     const std::string_view verb = line.substr(0, method);
     if (verb != "GET" && verb != "HEAD") return {405, {}, "only GET and HEAD\n"};
+    if (from == From::loopback && !is_local(head))
+        return {403, {}, "ask by localhost, 127.0.0.1 or [::1]: the Host is another\n"};
     const std::string_view path = line.substr(method + 1, target - method - 1);
     return handler(path.substr(0, path.find('?')));
 }
 
 /// The answer as it goes over the wire.
-std::string reply_text(std::string_view head, const HttpHandler &handler) {
-    HttpReply reply = answer(head, handler);
+std::string reply_text(std::string_view head, From from, const HttpHandler &handler) {
+    HttpReply reply = answer(head, from, handler);
     if (reply.type.empty()) reply.type = HttpReply().type;
     std::string text =
         fmt::format("HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -73,10 +116,10 @@ public:
         return {connection_.get(), static_cast<short>(reply_.empty() ? POLLIN : POLLOUT), 0};
     }
     /// When waits_for() has come.
-    void step(const HttpHandler &handler, std::chrono::milliseconds patience) {
+    void step(const HttpHandler &handler, From from, std::chrono::milliseconds patience) {
         if (reply_.empty()) {
             if (!receive()) return;
-            reply_ = reply_text(head_, handler);
+            reply_ = reply_text(head_, from, handler);
             deadline_ = Clock::now() + patience; // the time that the handler took is not the client's
         }
         send();
@@ -126,6 +169,7 @@ int timeout_ms(Clock::time_point now, Clock::time_point until) {
 } // namespace
 
 void serve_http(int listener, int wake, const HttpHandler &handler, std::chrono::milliseconds patience) {
+    const From from = family_of(listener);
     std::vector<Exchange> open; // from the oldest to the newest
     std::vector<pollfd> waiting;
     Clock::time_point accept_from; // poll passes over a negative descriptor: there is no turning in the meantime
@@ -142,7 +186,7 @@ void serve_http(int listener, int wake, const HttpHandler &handler, std::chrono:
         if (waiting[0].revents != 0) return;
         // What has come is looked at before deadlines are: it may have waited for another's answer.
         for (size_t i = 0; i < open.size(); ++i)
-            if (waiting[i + 2].revents != 0) open[i].step(handler, patience);
+            if (waiting[i + 2].revents != 0) open[i].step(handler, from, patience);
         const auto then = Clock::now();
         std::erase_if(open, [&](const Exchange &one) { return one.over() || one.deadline() <= then; });
         if (waiting[1].revents == 0) continue;

@@ -27,8 +27,9 @@ inline constexpr std::chrono::seconds http_patience{5};
 inline constexpr size_t max_http_clients = 32;
 
 /// Answers the clients of `listener` (non-blocking) until `wake` can be read; what is open then is closed, whatever its
-/// client does. `handler` is called on this thread, and is all that one client waits for because of another. A bad
-/// request is answered too; a client that is slow or gone is let go.
+/// client does. Over TCP a request that names another host than localhost is refused (403): a browser was led here.
+/// `handler` is called on this thread, and is all that one client waits for because of another. A bad request is
+/// answered too; a client that is slow or gone is let go.
 void serve_http(int listener, int wake, const HttpHandler &handler, std::chrono::milliseconds patience = http_patience);
 
 /// A non-blocking TCP listener at "127.0.0.1:PORT", "[::1]:PORT" or "localhost:PORT". InvalidArgument for any other
