@@ -14,6 +14,7 @@
 #include <map>
 #include <random>
 #include <span>
+#include <sstream>
 
 #include <nlohmann/json.hpp>
 
@@ -53,6 +54,13 @@ Result<Ran> run(const std::string &program, const std::string &name, std::vector
     out.out = std::move(ran.output);
     out.errors = std::move(ran.errors);
     return out;
+}
+
+bool has_word(const std::string &text, std::string_view word) {
+    std::istringstream words(text);
+    for (std::string one; words >> one;)
+        if (one == word) return true;
+    return false;
 }
 
 Result<std::string> tar_of(const std::vector<ImageFile> &files) {
@@ -128,28 +136,31 @@ Result<Ran> World::must(const std::string &name, const std::string &package, std
 
 Result<World::Cgroup> World::cgroup(std::string_view controller, std::string_view entry) const {
     Cgroup out;
-    std::string parent;
+    std::string at;
     for (const auto &mount : TRY(sys::mount_table())) {
         if (mount.type == "cgroup2") {
             const auto controllers = read_whole(mount.target + "/cgroup.controllers");
-            if (!controllers || (" " + *controllers).find(fmt::format(" {}", controller)) == std::string::npos)
-                continue;
-            // Children have it only when their parent gives it to them.
-            TRY(write_file(mount.target + "/cgroup.subtree_control", fmt::format("+{}", controller)));
+            if (!controllers || !has_word(*controllers, controller)) continue;
             out.v2 = true;
         } else if (mount.type != "cgroup" ||
                    ("," + mount.super_options + ",").find(fmt::format(",{},", controller)) == std::string::npos) {
             continue;
         }
-        parent = mount.target;
+        at = mount.target;
         break;
     }
-    if (parent.empty())
+    if (at.empty())
         return fail(Errc::FailedPrecondition, fmt::format("no control group hierarchy with {} is mounted", controller));
-    out.name = fmt::format("/{}-{}", name_, entry);
-    out.path = parent + out.name;
-    TRY(keeper_.cgroup(out.path));
-    if (::mkdir(out.path.c_str(), 0755) != 0) return fail_errno(errno, fmt::format("make {:?}", out.path));
+    const std::string whole = fmt::format("{}/{}/", name_, entry);
+    for (size_t begin = 0, end = 0; (end = whole.find('/', begin)) != std::string::npos; begin = end + 1) {
+        // Children have a controller only when their parent gives it to them.
+        if (out.v2) TRY(write_file(at + "/cgroup.subtree_control", fmt::format("+{}", controller)));
+        out.name += "/" + whole.substr(begin, end - begin);
+        at += "/" + whole.substr(begin, end - begin);
+        TRY(keeper_.cgroup(at));
+        if (::mkdir(at.c_str(), 0755) != 0 && errno != EEXIST) return fail_errno(errno, fmt::format("make {:?}", at));
+    }
+    out.path = at;
     return out;
 }
 

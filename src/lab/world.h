@@ -65,8 +65,8 @@ public:
     static Result<Ran> must(const std::string &name, const std::string &package, std::vector<std::string> arguments,
                             std::chrono::milliseconds deadline = minutes_);
 
-    /// A new control group with this controller ("memory", "blkio" of v1, or of v2 "memory", "io"): its directory.
-    /// FailedPrecondition: the host has no such controller mounted.
+    /// The control group WORLD/ENTRY ("a/b": one in the other) with this controller ("memory", "blkio" of v1, or of v2
+    /// "memory", "io"): its directory. FailedPrecondition: the host has no such controller mounted.
     struct Cgroup {
         std::string path; ///< its directory
         std::string name; ///< as in /proc/PID/cgroup

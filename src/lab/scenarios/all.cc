@@ -6,6 +6,7 @@
 
 namespace shale::lab {
 
+extern const Scenario btrfs_qgroup_tiers;
 extern const Scenario dtype_missing;
 extern const Scenario driver_switch;
 extern const Scenario hard_link_break;
@@ -23,10 +24,10 @@ extern const Scenario zfs_snapshot_race;
 
 std::span<const Scenario *const> all_scenarios() {
     static constexpr std::array all{
-        &dtype_missing,       &driver_switch,     &hard_link_break,      &inode_exhaustion,
-        &inode_leak,          &loop_lvm,          &lost_inotify,         &page_cache_pollution,
-        &power_cut,           &redirect_metacopy, &thin_data_starvation, &thin_metadata_overflow,
-        &write_amplification, &zfs_snapshot_race,
+        &btrfs_qgroup_tiers,     &dtype_missing,       &driver_switch,     &hard_link_break,
+        &inode_exhaustion,       &inode_leak,          &loop_lvm,          &lost_inotify,
+        &page_cache_pollution,   &power_cut,           &redirect_metacopy, &thin_data_starvation,
+        &thin_metadata_overflow, &write_amplification, &zfs_snapshot_race,
     };
     return all;
 }
