@@ -157,8 +157,9 @@ Result<World::Cgroup> World::cgroup(std::string_view controller, std::string_vie
         if (out.v2) TRY(write_file(at + "/cgroup.subtree_control", fmt::format("+{}", controller)));
         out.name += "/" + whole.substr(begin, end - begin);
         at += "/" + whole.substr(begin, end - begin);
+        if (::access(at.c_str(), F_OK) == 0) continue; // the keeper knows it, and removes what lies in it before
         TRY(keeper_.cgroup(at));
-        if (::mkdir(at.c_str(), 0755) != 0 && errno != EEXIST) return fail_errno(errno, fmt::format("make {:?}", at));
+        if (::mkdir(at.c_str(), 0755) != 0) return fail_errno(errno, fmt::format("make {:?}", at));
     }
     out.path = at;
     return out;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <optional>
 #include <random>
 #include <sstream>
 
@@ -38,6 +39,7 @@ Result<uint64_t> written(const std::string &device) {
 struct Measured {
     double amplification = 0;            ///< over all rounds
     std::vector<double> writes_a_second; ///< of each round
+    std::optional<Finding> finding{};    ///< of the doctor, about the recordsize
 };
 Result<Measured> trace(const std::string &tree, const std::string &device) {
     std::mt19937_64 random(7);
@@ -89,6 +91,7 @@ Result<std::vector<std::string>> measure(const World &world, const Keeper &keepe
     TRY(store.must({"image", "import", world / "image.tar"}));
     TRY(store.must({"container", "create", "--name", "db", "db:1"}));
     result = TRY(trace(TRY(store.mount("db")), disk.device));
+    result.finding = find(TRY(findings_of(TRY(store.doctor({"zfs-recordsize"})))), "zfs-recordsize");
     TRY(store.must({"container", "unmount", "db"}));
     if (setup.type == "zfs")
         TRY(World::must("zpool", "zfsutils-linux", {"destroy", "-f", world.name() + "-amplification"}));
@@ -145,9 +148,13 @@ Status run(World &world, Story &story) {
         std::ranges::max_element(results, {}, [](const auto &result) { return result.second.amplification; });
     const auto best =
         std::ranges::min_element(results, {}, [](const auto &result) { return result.second.amplification; });
-    story.answer(Question::detected, worst->second.amplification > best->second.amplification,
-                 fmt::format("measured from the device's sector counters: {} {:.2f}, {} {:.2f}", worst->first,
-                             worst->second.amplification, best->first, best->second.amplification));
+    const std::string figures =
+        fmt::format("by the device's sector counters {} writes {:.2f} bytes for each, {} {:.2f}", worst->first,
+                    worst->second.amplification, best->first, best->second.amplification);
+    if (worst->second.finding) story.show(*worst->second.finding);
+    // Of a file that will be copied up the doctor cannot know: that it is written shows when it is.
+    story.answer(Question::detected, worst->first == bad && (!zfs || worst->second.finding),
+                 worst->second.finding ? worst->second.finding->summary + "; " + figures : figures);
 
     story.phase(Phase::heal);
     story.say(zfs ? std::string("The records are as large as the pages that are written: recordsize=16K")
