@@ -27,13 +27,13 @@ nothing_left() {
 status=0
 "$SHALE" lab run all --report "$WORK/report.json" >"$WORK/story" 2>&1 || status=$?
 tail -n 20 "$WORK/story"
-read -ra elsewhere < <(sed -n 's/^# lab-scenarios: //p' "$REPO/tests/integration/096-lab-guest/test.sh")
+read -ra elsewhere < <(sed -n 's/^# lab-scenarios: //p' "$REPO/tests/integration/096-lab-zfs/test.sh")
 python3 - "$WORK/report.json" "${elsewhere[@]}" <<'PYTHON' || { cat "$WORK/story"; fail "not every scenario is reproduced, detected and healed"; }
 import json, sys
 bad = 0
 for one in json.load(open(sys.argv[1]))["scenarios"]:
     if "skipped" in one:
-        # What this kernel has not got is run by 096-lab-guest, on one that has.
+        # What this kernel has not got is run by 096-lab-zfs, on one that has.
         if not one["skipped"].startswith("this kernel has no") or one["id"] not in sys.argv[2:]: bad += 1; print("not run:", one["id"], one["skipped"])
         continue
     for answer in ("reproduced", "detected", "healed"):
