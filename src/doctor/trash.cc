@@ -17,6 +17,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/paths.h"
 #include "doctor/checks/common.h"
 #include "doctor/hosts/places.h"
 #include "oci/json.h"
@@ -36,18 +37,6 @@ std::string parent_of(const std::string &path) {
 }
 std::string last_of(const std::string &path) {
     return path.substr(path.rfind('/') + 1);
-}
-
-/// Absolute, and no component is empty, "." or "..".
-bool is_plain(std::string_view path) {
-    if (!path.starts_with('/') || path.size() == 1) return false;
-    for (size_t begin = 1; begin <= path.size();) {
-        const size_t end = std::min(path.find('/', begin), path.size());
-        const std::string_view part = path.substr(begin, end - begin);
-        if (part.empty() || part == "." || part == "..") return false;
-        begin = end + 1;
-    }
-    return true;
 }
 
 /// A canonical path, none of whose components is or becomes a link.

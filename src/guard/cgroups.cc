@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "probe/text.h"
 #include "sys/fs.h"
 #include "sys/mount.h"
@@ -22,12 +23,6 @@ using probe::trimmed;
 
 constexpr size_t most_text = size_t{1} << 20U;
 
-bool has_word(std::string_view list, std::string_view word, char separator) {
-    while (!list.empty())
-        if (next_part(list, separator) == word) return true;
-    return false;
-}
-
 /// Of /proc/PID/cgroup: "7:blkio:/docker/1234". The last field is all that follows the second colon.
 template <class Matches> std::string group_in(std::string_view text, Matches &&matches) {
     while (!text.empty()) {
@@ -37,10 +32,6 @@ template <class Matches> std::string group_in(std::string_view text, Matches &&m
         if (matches(number, controllers) && line.starts_with('/')) return std::string(line);
     }
     return {};
-}
-
-bool lies_in(std::string_view path, std::string_view directory) {
-    return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
 }
 
 /// The group, or the device of a line, is not there any more.
@@ -62,12 +53,12 @@ Result<Cgroups> Cgroups::read(const probe::Host &host) {
             const auto controllers = host.read_if_there(here.mount + "/cgroup.controllers", most_text);
             if (controllers && *controllers) {
                 const std::string_view list = trimmed(**controllers);
-                if (!out.io_ && has_word(list, "io", ' ')) out.io_ = here;
-                if (!out.memory_ && has_word(list, "memory", ' ')) out.memory_ = here;
+                if (!out.io_ && probe::has_part(list, "io", ' ')) out.io_ = here;
+                if (!out.memory_ && probe::has_part(list, "memory", ' ')) out.memory_ = here;
             }
-        } else if (has_word(mount.super_options, "blkio", ',')) {
+        } else if (probe::has_part(mount.super_options, "blkio")) {
             out.io_ = here;
-        } else if (has_word(mount.super_options, "memory", ',')) {
+        } else if (probe::has_part(mount.super_options, "memory")) {
             out.memory_ = here;
         }
         out.all_.push_back(here);
@@ -85,13 +76,13 @@ const Hierarchy *Cgroups::of_path(std::string_view path) const noexcept {
 std::string Cgroups::io_group(std::string_view text) const {
     if (!io_) return {};
     if (io_->unified) return unified_group(text);
-    return group_in(text, [](auto, std::string_view controllers) { return has_word(controllers, "blkio", ','); });
+    return group_in(text, [](auto, std::string_view controllers) { return probe::has_part(controllers, "blkio"); });
 }
 
 std::string Cgroups::memory_group(std::string_view text) const {
     if (!memory_) return {};
     if (memory_->unified) return unified_group(text);
-    return group_in(text, [](auto, std::string_view controllers) { return has_word(controllers, "memory", ','); });
+    return group_in(text, [](auto, std::string_view controllers) { return probe::has_part(controllers, "memory"); });
 }
 
 std::string Cgroups::unified_group(std::string_view text) {

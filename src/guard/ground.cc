@@ -80,12 +80,6 @@ void add_pool(const probe::Host &host, const probe::Facts &facts, const std::str
     if (out.devices.empty()) out.why_not = fmt::format("no volume of the pool {} is active", name);
 }
 
-bool has_word(std::string_view list, std::string_view word) {
-    while (!list.empty())
-        if (probe::next_part(list, ',') == word) return true;
-    return false;
-}
-
 } // namespace
 
 Ground ground_of(const probe::Host &host, const probe::Facts &facts, const Sample &about) {
@@ -131,7 +125,7 @@ bool lies_on(const probe::Host &host, const Ground &ground, const Seat &seat) {
     if (!ground.zfs.empty())
         return seat.type == "zfs" && (seat.source == ground.zfs || seat.source.starts_with(ground.zfs + "/"));
     if (!ground.devices.contains(seat.device)) return false;
-    if (!ground.subvolume.empty() && !has_word(seat.super_options, "subvolid=" + ground.subvolume)) return false;
+    if (!ground.subvolume.empty() && !probe::has_part(seat.super_options, "subvolid=" + ground.subvolume)) return false;
     if (!ground.project) return true;
     if (seat.path.empty()) return false;
     const auto upper = host.open_path(seat.path, O_RDONLY | O_DIRECTORY);

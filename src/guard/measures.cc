@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "base/paths.h"
 #include "base/text.h"
 #include "guard/json_members.h"
 #include "oci/json.h"
@@ -23,18 +24,6 @@ constexpr const char *file_name = "active.json", *bad_name = "active.json.bad";
 constexpr int file_version = 1;
 constexpr size_t max_problems = 20;
 constexpr uint64_t last_id = uint64_t{1} << 62U;
-
-/// Absolute, and no component is empty, "." or "..".
-bool is_plain(std::string_view path) {
-    if (!path.starts_with('/') || path.size() == 1) return false;
-    for (size_t begin = 1; begin <= path.size();) {
-        const size_t end = std::min(path.find('/', begin), path.size());
-        const std::string_view part = path.substr(begin, end - begin);
-        if (part.empty() || part == "." || part == "..") return false;
-        begin = end + 1;
-    }
-    return true;
-}
 
 Status check(const Measure &measure) {
     if (!is_plain(measure.target))

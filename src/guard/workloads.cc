@@ -11,6 +11,8 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
+#include "doctor/checks/mounted_layers.h"
 #include "probe/mounts.h"
 #include "probe/text.h"
 #include "sys/fs.h"
@@ -23,10 +25,6 @@ using probe::trimmed;
 using Key = std::pair<Workload::Of, std::string>;
 
 constexpr size_t most_pids = size_t{1} << 22U; ///< PID_MAX_LIMIT (kernel, include/linux/threads.h)
-
-bool lies_in(std::string_view path, std::string_view directory) {
-    return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
-}
 
 struct Task {
     int pid = 0;
@@ -73,19 +71,6 @@ const probe::Mount *root_of(const probe::MountNamespace &space) {
     return out;
 }
 
-bool has_option(std::string_view options, std::string_view wanted) {
-    while (!options.empty())
-        if (next_part(options, ',') == wanted) return true;
-    return false;
-}
-
-std::string option_of(std::string_view options, std::string_view key) {
-    while (!options.empty())
-        if (const auto word = next_part(options, ','); word.starts_with(key))
-            return std::string(word.substr(key.size()));
-    return {};
-}
-
 const probe::Mount *mount_above(const probe::MountNamespace &space, std::string_view path) {
     const probe::Mount *best = nullptr;
     for (const auto &mount : space.mounts)
@@ -105,10 +90,10 @@ std::string inside_of(const probe::Mount &mount, std::string_view path) {
 std::vector<Seat> seats_of(const probe::MountNamespace &space, const probe::MountNamespace *host) {
     std::vector<Seat> out;
     for (const auto &mount : space.mounts) {
-        if (has_option(mount.options, "ro") || has_option(mount.super_options, "ro")) continue;
+        if (probe::has_part(mount.options, "ro") || probe::has_part(mount.super_options, "ro")) continue;
         Seat seat{mount.device, mount.type, mount.source, mount.super_options, mount.root, {}};
         if (mount.type == "overlay") {
-            const std::string upper = option_of(mount.super_options, "upperdir=");
+            const std::string upper(doctor::checks::upper_directory(mount));
             const probe::Mount *below = upper.starts_with('/') && host != nullptr ? mount_above(*host, upper) : nullptr;
             if (below == nullptr) continue;
             seat = {below->device, below->type, below->source, below->super_options, inside_of(*below, upper), upper};

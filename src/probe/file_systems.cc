@@ -43,12 +43,6 @@ bool is_one_of(std::string_view type, std::span<const std::string_view> types) {
     return std::ranges::find(types, type) != types.end();
 }
 
-bool has_option(std::string_view options, std::string_view wanted) {
-    while (!options.empty())
-        if (next_part(options, ',') == wanted) return true;
-    return false;
-}
-
 /// Number of the mount that a descriptor was opened on: "mnt_id:\t25" (proc(5), fdinfo).
 std::optional<uint64_t> mount_id_of(int fd) {
     const auto text = sys::read_file(AT_FDCWD, fmt::format("/proc/self/fdinfo/{}", fd).c_str(), info_limit);
@@ -223,8 +217,8 @@ Result<FileSystem> read_one(const Host &host, const std::vector<MountEntry> &mou
     out.available_bytes = status.f_bavail * unit;
     out.total_inodes = status.f_files;
     out.free_inodes = status.f_ffree;
-    out.read_only = has_option(mount.super_options, "ro") ||
-                    std::ranges::all_of(group.mounts, [](const auto *one) { return has_option(one->options, "ro"); });
+    out.read_only = has_part(mount.super_options, "ro") ||
+                    std::ranges::all_of(group.mounts, [](const auto *one) { return has_part(one->options, "ro"); });
     constexpr std::array<std::string_view, 3> with_projects{"ext4", "xfs", "f2fs"};
     if (is_one_of(mount.type, with_projects)) read_project_quota(fd.get(), out, problems);
 
@@ -263,7 +257,7 @@ FileSystemKind file_system_kind(std::string_view type, std::string_view device) 
 }
 
 std::string merged_options(std::string_view mount_options, std::string_view super_options) {
-    const bool read_only = has_option(mount_options, "ro") || has_option(super_options, "ro");
+    const bool read_only = has_part(mount_options, "ro") || has_part(super_options, "ro");
     std::string out = read_only ? "ro" : "rw";
     std::set<std::string_view> there{"ro", "rw"};
     for (std::string_view rest : {mount_options, super_options})

@@ -37,6 +37,13 @@ inline std::string_view next_part(std::string_view &rest, char separator) {
 }
 
 /// What stands between blanks, tabs and newlines.
+/// "rw,nosuid" has "nosuid".
+inline bool has_part(std::string_view list, std::string_view part, char separator = ',') {
+    while (!list.empty())
+        if (next_part(list, separator) == part) return true;
+    return false;
+}
+
 inline std::vector<std::string_view> words_of(std::string_view text) {
     constexpr std::string_view blank = " \t\r\n";
     std::vector<std::string_view> out;

@@ -40,11 +40,6 @@ bool needs_no_quotes(char c) {
 
 } // namespace
 
-bool lies_in(std::string_view path, std::string_view directory) noexcept {
-    if (directory.empty() || !path.starts_with(directory)) return false;
-    return path.size() == directory.size() || directory == "/" || path[directory.size()] == '/';
-}
-
 const probe::FileSystem *file_system_of(const probe::Facts &facts, std::string_view path) {
     const probe::FileSystem *best = nullptr;
     for (const auto &fs : facts.file_systems)

@@ -11,12 +11,12 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/paths.h"
 #include "doctor/check.h"
 
 namespace shale::doctor::checks {
 
-/// `path` is `directory` or lies below it; both without a trailing slash (but "/").
-[[nodiscard]] bool lies_in(std::string_view path, std::string_view directory) noexcept;
+using shale::lies_in;
 /// The file system with the longest target that `path` lies in; nullptr: none is known.
 const probe::FileSystem *file_system_of(const probe::Facts &facts, std::string_view path);
 /// The one that the store's root lies on: as its reader found it, else by path.
