@@ -27,10 +27,6 @@ td svg{max-width:none} td{overflow-wrap:anywhere;min-width:4em}
 @media(prefers-color-scheme:dark){th,td{border-color:#333c43} .bar .room{fill:#2c353b} .bar line{stroke:#dde3e8} .quiet{color:#8a949c}}
 )";
 
-bool is_inside(const guard::Row &row, const guard::Step &step) {
-    return std::ranges::find(row.inside, step) != row.inside.end();
-}
-
 /// Use as a bar, with its marks.
 std::string bar_svg(const guard::Row &row) {
     const auto at = [](double percent) { return bar_width * std::clamp(percent, 0.0, 100.0) / 100; };
@@ -42,7 +38,7 @@ std::string bar_svg(const guard::Row &row) {
         bar_width, bar_height, percent, row.inside.empty() ? "" : " high", at(percent));
     for (const auto &step : row.marks.steps)
         out += fmt::format("<line{0} x1=\"{1:.1f}\" x2=\"{1:.1f}\" y1=\"0\" y2=\"{2}\"><title>{3}</title></line>",
-                           is_inside(row, step) ? " class=\"entered\"" : "", at(step.percent), bar_height,
+                           row.is_inside(step) ? " class=\"entered\"" : "", at(step.percent), bar_height,
                            html_escaped(text_of(step)));
     return out + "</svg>";
 }
@@ -60,12 +56,6 @@ std::string line_svg(const std::vector<guard::History::Point> &points) {
         out += fmt::format("{:.1f},{:.1f} ", line_width * static_cast<double>((point.time - begin).count()) / span,
                            (line_height - 2) * (1 - std::clamp(point.percent, 0.0, 100.0) / 100) + 1);
     return out + "\"/></svg>";
-}
-
-std::string span_text(guard::Duration time) {
-    const auto minutes = std::chrono::duration_cast<std::chrono::minutes>(time).count();
-    if (minutes < 120) return fmt::format("{} min", minutes);
-    return minutes < 48 * 60 ? fmt::format("{} h", minutes / 60) : fmt::format("{} d", minutes / (24 * 60));
 }
 
 std::string served_html(const Dashboard &dashboard) {
@@ -103,7 +93,7 @@ std::string resources_html(const Dashboard &dashboard) {
                 "class=\"number\">{}</td><td>{}</td><td class=\"bad\">{}</td></tr>\n",
                 name_of(row.sample.kind), html_escaped(row.sample.subject), bar_svg(row), percent_of(row.sample),
                 html_escaped(guard::amount_text(free_of(row.sample), row.sample.unit)),
-                row.until_full ? span_text(*row.until_full) : "-",
+                row.until_full ? guard::span_text(*row.until_full) : "-",
                 i < one.guard.history.size() ? line_svg(one.guard.history[i]) : "", html_escaped(entered));
         }
     }
@@ -204,7 +194,7 @@ std::string dashboard_json(const Dashboard &dashboard) {
             resource["marks"] = Json::array();
             for (const auto &step : row.marks.steps)
                 resource["marks"].push_back(
-                    {{"percent", step.percent}, {"tier", name_of(step.tier)}, {"entered", is_inside(row, step)}});
+                    {{"percent", step.percent}, {"tier", name_of(step.tier)}, {"entered", row.is_inside(step)}});
             resource["history"] = Json::array();
             if (i < one.guard.history.size())
                 for (const auto &point : one.guard.history[i])

@@ -7,6 +7,7 @@
 // leaves nothing behind that lasts longer than `refusal_lasts`.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <optional>
@@ -36,6 +37,7 @@ struct Row {
     std::optional<double> rise_per_second;
     std::optional<Duration> until_full;
     std::optional<Forecast::NextStep> next;
+    [[nodiscard]] bool is_inside(const Step &step) const { return std::ranges::find(inside, step) != inside.end(); }
 };
 
 class Guard {

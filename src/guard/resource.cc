@@ -9,6 +9,13 @@
 
 namespace shale::guard {
 
+std::string span_text(Duration time) {
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time).count();
+    if (seconds < 120) return fmt::format("{} s", seconds);
+    if (seconds < 2 * 3600) return fmt::format("{} min", seconds / 60);
+    return seconds < 48 * 3600 ? fmt::format("{} h", seconds / 3600) : fmt::format("{} d", seconds / 86'400);
+}
+
 std::string amount_text(uint64_t amount, std::string_view unit) {
     return unit == "bytes" ? format_bytes(amount) : fmt::format("{} {}", format_count(amount), unit);
 }

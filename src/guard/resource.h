@@ -94,6 +94,8 @@ struct Sample {
     return sample.total == 0 ? 0 : static_cast<double>(sample.used) * 100 / static_cast<double>(sample.total);
 }
 
+/// In a table: "45 s", "12 min", "5 h", "3 d".
+std::string span_text(Duration time);
 /// "1.5 GiB", "1,234 inodes"
 std::string amount_text(uint64_t amount, std::string_view unit);
 /// "91.2 % in use (45.6 GiB of 50.0 GiB), 4.4 GiB free"; the percentage rounded down, so that "90.0 %" is a mark of 90.

@@ -22,17 +22,6 @@ guard::Time now() {
     return std::chrono::time_point_cast<guard::Duration>(std::chrono::system_clock::now());
 }
 
-bool is_inside(const guard::Row &row, const guard::Step &step) {
-    return std::ranges::find(row.inside, step) != row.inside.end();
-}
-
-std::string span_text(guard::Duration time) {
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time).count();
-    if (seconds < 120) return fmt::format("{} s", seconds);
-    if (seconds < 2 * 3600) return fmt::format("{} min", seconds / 60);
-    return seconds < 48 * 3600 ? fmt::format("{} h", seconds / 3600) : fmt::format("{} d", seconds / 86'400);
-}
-
 void write_rows(Json &json, const std::vector<guard::Row> &rows) {
     json.array();
     for (const auto &row : rows) {
@@ -44,7 +33,7 @@ void write_rows(Json &json, const std::vector<guard::Row> &rows) {
             json.object()
                 .field("percent", uint64_t{step.percent})
                 .field("tier", name_of(step.tier))
-                .field("entered", is_inside(row, step))
+                .field("entered", row.is_inside(step))
                 .end();
         json.end().end();
     }
@@ -56,11 +45,11 @@ void print_rows(Context &context, const std::vector<guard::Row> &rows) {
     for (const auto &row : rows) {
         std::vector<std::string> marks;
         for (const auto &step : row.marks.steps)
-            marks.push_back((is_inside(row, step) ? "*" : "") + text_of(step));
-        table.add({std::string(name_of(row.sample.kind)), row.sample.subject,
-                   fmt::format("{:.1f} %", percent_of(row.sample)),
-                   guard::amount_text(free_of(row.sample), row.sample.unit),
-                   row.until_full ? span_text(*row.until_full) : "-", fmt::format("{}", fmt::join(marks, ", "))});
+            marks.push_back((row.is_inside(step) ? "*" : "") + text_of(step));
+        table.add(
+            {std::string(name_of(row.sample.kind)), row.sample.subject, fmt::format("{:.1f} %", percent_of(row.sample)),
+             guard::amount_text(free_of(row.sample), row.sample.unit),
+             row.until_full ? guard::span_text(*row.until_full) : "-", fmt::format("{}", fmt::join(marks, ", "))});
     }
     context.print(table.text());
 }
