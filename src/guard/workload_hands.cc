@@ -21,7 +21,7 @@ namespace shale::guard {
 namespace {
 
 constexpr std::chrono::milliseconds between_looks{500};
-constexpr unsigned memory_percent = 90; ///< of a qgroup's limit: row B2 of the mission
+constexpr unsigned memory_percent = 90; ///< of a qgroup's limit: memory is reclaimed before writes fail
 constexpr size_t most_problems = 10;
 
 std::string option_of(const sys::MountSpec &spec, std::string_view key) {

@@ -14,12 +14,12 @@
 #include <map>
 #include <random>
 #include <span>
-#include <sstream>
 
 #include <nlohmann/json.hpp>
 
 #include "archive/tar.h"
 #include "base/digest.h"
+#include "probe/text.h"
 #include "sys/fs.h"
 #include "sys/loop.h"
 #include "sys/mount.h"
@@ -54,13 +54,6 @@ Result<Ran> run(const std::string &program, const std::string &name, std::vector
     out.out = std::move(ran.output);
     out.errors = std::move(ran.errors);
     return out;
-}
-
-bool has_word(const std::string &text, std::string_view word) {
-    std::istringstream words(text);
-    for (std::string one; words >> one;)
-        if (one == word) return true;
-    return false;
 }
 
 Result<std::string> tar_of(const std::vector<ImageFile> &files) {
@@ -140,7 +133,7 @@ Result<World::Cgroup> World::cgroup(std::string_view controller, std::string_vie
     for (const auto &mount : TRY(sys::mount_table())) {
         if (mount.type == "cgroup2") {
             const auto controllers = read_whole(mount.target + "/cgroup.controllers");
-            if (!controllers || !has_word(*controllers, controller)) continue;
+            if (!controllers || std::ranges::count(probe::words_of(*controllers), controller) == 0) continue;
             out.v2 = true;
         } else if (mount.type != "cgroup" ||
                    ("," + mount.super_options + ",").find(fmt::format(",{},", controller)) == std::string::npos) {

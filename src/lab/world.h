@@ -47,7 +47,9 @@ public:
 
     /// A tmpfs of its own.
     static constexpr std::string_view path = "/mnt";
-    [[nodiscard]] std::string operator/(std::string_view entry) const { return fmt_path(entry); }
+    [[nodiscard]] std::string operator/(std::string_view entry) const {
+        return std::string(path) + "/" + std::string(entry);
+    }
     /// "shale-lab-1234": what others on the host can see is named so.
     [[nodiscard]] const std::string &name() const noexcept { return name_; }
 
@@ -78,9 +80,6 @@ public:
 
 private:
     static constexpr std::chrono::milliseconds minutes_{300'000};
-    [[nodiscard]] static std::string fmt_path(std::string_view entry) {
-        return std::string(path) + "/" + std::string(entry);
-    }
     UniqueFd files_;
     const Keeper &keeper_;
     std::string name_;

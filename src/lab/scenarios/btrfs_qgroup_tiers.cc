@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// B1, B2: containers that fill their qgroups, side by side, under a guard that logs, slows and ends by class.
+// Containers that fill their qgroups, side by side, under a guard that logs, slows and ends by class.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -19,6 +19,7 @@
 #include "lab/actor.h"
 #include "lab/findings.h"
 #include "lab/scenario.h"
+#include "probe/text.h"
 #include "sys/fs.h"
 
 namespace shale::lab {
@@ -98,15 +99,13 @@ size_t count(const StoreCommand &store, std::string_view type, std::string_view 
 std::string write_limit(const Container &container) {
     const auto text =
         read_whole(container.io.path + (container.io.v2 ? "/io.max" : "/blkio.throttle.write_bps_device"));
-    return text ? *text : "";
+    return text ? std::string(probe::trimmed(*text)) : "";
 }
 std::string memory_limit(const Container &container) {
-    auto text =
+    const auto text =
         read_whole(container.memory.path + (container.memory.v2 ? "/memory.high" : "/memory.soft_limit_in_bytes"))
             .value_or("");
-    while (text.ends_with('\n'))
-        text.pop_back();
-    return text;
+    return std::string(probe::trimmed(text));
 }
 
 Status run(World &world, Story &story) {

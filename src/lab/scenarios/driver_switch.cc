@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// E5: another storage driver is configured, and the images seem to be gone.
+// Another storage driver is configured, and the images seem to be gone.
 #include <fmt/format.h>
 
 #include <algorithm>

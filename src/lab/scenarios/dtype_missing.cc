@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// O3: a file system whose directory entries have no type.
+// A file system whose directory entries have no type.
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>

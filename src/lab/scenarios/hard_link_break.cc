@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// H1: the legacy overlay driver shares unchanged files by hard link; a rolling update meets a layer that lost them.
+// The legacy overlay driver shares unchanged files by hard link; a rolling update meets a layer that lost them.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>

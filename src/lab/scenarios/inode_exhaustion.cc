@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// O2: the inodes of a file system end while it has bytes.
+// The inodes of a file system end while it has bytes.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// O1: inodes that no directory shows, held by a process.
+// Inodes that no directory shows, held by a process.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>

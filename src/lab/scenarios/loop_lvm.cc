@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// D2: a store on a thin pool in files fills, cannot grow, and moves to a pool on a disk.
+// A store on a thin pool in files fills, cannot grow, and moves to a pool on a disk.
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>

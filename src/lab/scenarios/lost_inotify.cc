@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// N1: a service waits for changes of its configuration that it cannot hear of.
+// A service waits for changes of its configuration that it cannot hear of.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -17,6 +17,7 @@
 #include "lab/actor.h"
 #include "lab/findings.h"
 #include "lab/scenario.h"
+#include "probe/text.h"
 #include "sys/mount.h"
 
 namespace shale::lab {
@@ -148,7 +149,7 @@ Status run(World &world, Story &story) {
               {fmt::format("reloads of {}: {}, inotify events: {}", service.pid(), count(by_bind.log, "reload"),
                            count(by_bind.log, "inotify") - before),
                fmt::format("reloads of {}: {}", other.pid(), count(by_layer.log, "reload")),
-               "told by shale watch: " + read_whole(events).value_or("")});
+               "told by shale watch: " + std::string(probe::trimmed(read_whole(events).value_or("")))});
     story.answer(Question::healed, ready && reached && other_reached,
                  "both services were signalled for a change that their own watches did not show");
     return {};

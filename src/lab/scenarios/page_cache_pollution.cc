@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// O5: a job reads every layer once, and the page cache is full of what nobody needs again.
+// A job reads every layer once, and the page cache is full of what nobody needs again.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// E9: the power goes while an image is unpacked, and just after.
+// The power goes while an image is unpacked, and just after.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// O4: storms of rename and chmod over an overlay, for the four combinations of redirect_dir and metacopy.
+// Storms of rename and chmod over an overlay, for the four combinations of redirect_dir and metacopy.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>

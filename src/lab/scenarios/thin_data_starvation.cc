@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// D3: a thin pool has no data space left, and its writers wait.
+// A thin pool has no data space left, and its writers wait.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>

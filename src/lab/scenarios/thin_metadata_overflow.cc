@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// D1: a thin pool's metadata is full while its data is not.
+// A thin pool's metadata is full while its data is not.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mount.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Z3: bytes that reach the device over bytes that containers write, and how that goes on, on each driver with one
+// Bytes that reach the device over bytes that containers write, and how that goes on, on each driver with one
 // trace.
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -70,8 +70,7 @@ struct Setup {
 };
 
 /// One row; an empty one: this host has not got it, with the reason.
-Result<std::vector<std::string>> measure(const World &world, const Keeper &keeper, const Setup &setup,
-                                         Measured &result) {
+Result<std::vector<std::string>> measure(const World &world, const Setup &setup, Measured &result) {
     std::vector<std::string> globals;
     for (const auto &option : setup.options)
         globals.insert(globals.end(), {"--storage-opt", option});
@@ -81,7 +80,7 @@ Result<std::vector<std::string>> measure(const World &world, const Keeper &keepe
     if (setup.type == "zfs") {
         const std::string pool = world.name() + "-amplification";
         disk = TRY(world.disk({place, "", 1024 * mib}));
-        TRY(keeper.zfs_pool(pool));
+        TRY(world.keeper().zfs_pool(pool));
         TRY(World::must("zpool", "zfsutils-linux", {"create", "-f", "-m", world / place, pool, disk.device}));
         disk.path = world / place;
     } else {
@@ -126,7 +125,7 @@ Status run(World &world, Story &story) {
     std::vector<std::pair<std::string, Measured>> results;
     for (const auto &setup : setups) {
         Measured result;
-        rows.push_back(TRY(in_context(measure(world, world.keeper(), setup, result), [&] { return setup.name; })));
+        rows.push_back(TRY(in_context(measure(world, setup, result), [&] { return setup.name; })));
         results.emplace_back(setup.name, result);
     }
     story.table("Bytes that reached the device over bytes written, and writes a second", rows);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Z1: automatic snapshots of a pool, while volumes and layers are made and removed.
+// Automatic snapshots of a pool, while volumes and layers are made and removed.
 #include <fmt/format.h>
 #include <unistd.h>
 
