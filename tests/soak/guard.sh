@@ -18,7 +18,7 @@ own_world
 megabytes=256
 mkdir -p "$WORK/image/bin"; cp /bin/busybox "$WORK/image/bin/"
 tar -C "$WORK/image" -cf "$WORK/layer.tar" .
-"$here/../integration/093-guard-tiers/layout.py" "$WORK"
+"$REPO/tests/integration/oci_layout.py" "$WORK"
 cat >"$WORK/guard.toml" <<TOML
 [guard]
 throttle_write_bps = "4M"

@@ -25,22 +25,7 @@ refuse_creates = 97
 TOML
 mkdir -p "$WORK/image/bin"; cp /bin/busybox "$WORK/image/bin/"
 tar -C "$WORK/image" -cf "$WORK/layer.tar" .
-python3 - "$WORK" <<'PYTHON'
-import hashlib, json, pathlib, sys
-work = pathlib.Path(sys.argv[1]); layout = work / "layout"; blobs = layout / "blobs" / "sha256"; blobs.mkdir(parents=True)
-def put(data):
-    name = hashlib.sha256(data).hexdigest(); (blobs / name).write_bytes(data); return "sha256:" + name, len(data)
-layer = (work / "layer.tar").read_bytes()
-digest, size = put(layer)
-config = put(json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest]}}).encode())
-media = "application/vnd.oci.image."
-manifest = put(json.dumps({"schemaVersion": 2, "mediaType": media + "manifest.v1+json",
-    "config": {"mediaType": media + "config.v1+json", "digest": config[0], "size": config[1]},
-    "layers": [{"mediaType": media + "layer.v1.tar", "digest": digest, "size": size}]}).encode())
-(layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
-    {"mediaType": media + "manifest.v1+json", "digest": manifest[0], "size": manifest[1]}]}))
-(layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-PYTHON
+"$REPO/tests/integration/oci_layout.py" "$WORK"
 store image import "$WORK/layout" --name base:1 >/dev/null
 store container create --name works base:1 >/dev/null
 tree=$(store container mount works | tail -n 1)

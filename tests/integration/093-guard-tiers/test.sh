@@ -52,7 +52,7 @@ TOML
 configure ", throttle = 93"
 mkdir -p "$WORK/image"/{bin,old,dev,proc}; cp /bin/busybox "$WORK/image/bin/"; touch "$WORK/image/dev/null"
 tar -C "$WORK/image" -cf "$WORK/layer.tar" .
-"$(dirname "$0")/layout.py" "$WORK"
+"$REPO/tests/integration/oci_layout.py" "$WORK"
 store image import "$WORK/layout" --name base:1 >/dev/null
 
 # Containers as a runtime makes them: a cgroup, mounts and processes of their own, and the store's mount for a root. Each

@@ -33,7 +33,7 @@ truncate -s 300M "$WORK/disk.img"; mkfs.ext4 -q -m 0 "$WORK/disk.img"
 mkdir "$WORK/disk"; mount -o loop "$WORK/disk.img" "$WORK/disk"
 mkdir -p "$WORK/image/bin"; cp /bin/busybox "$WORK/image/bin/"
 tar -C "$WORK/image" -cf "$WORK/layer.tar" .
-"$REPO/tests/integration/093-guard-tiers/layout.py" "$WORK"
+"$REPO/tests/integration/oci_layout.py" "$WORK"
 store image import "$WORK/layout" --name base:1 >/dev/null
 store container create --name works base:1 >/dev/null
 tree=$(store container mount works | tail -n 1)
