@@ -117,7 +117,10 @@ public:
         for (const cli::Snapshotter &one : wanted_.snapshotters)
             served_.push_back(TRY(Served::listen(one, log_)));
         TRY(open_stores());
-        if (wanted_.guard.enabled) guardian_ = TRY(Guardian::start(wanted_.guard, served_, log_));
+        if (wanted_.guard.enabled)
+            guardian_ = TRY(Guardian::start(wanted_.guard, served_, log_));
+        else
+            Guardian::undo_what_is_left(served_, log_);
         if (!wanted_.metrics.empty()) monitor_ = TRY(Monitor::start(wanted_.metrics, served_, guardian_.get()));
         status_ = status();
         tell("READY=1\n" + status_);

@@ -11,6 +11,26 @@
 
 namespace shale::daemon {
 
+namespace {
+
+/// FailedPrecondition: another guard has it.
+Result<UniqueFd> lock(int dir) {
+    UniqueFd out = TRY(sys::open_at(dir, "lock", O_RDWR | O_CREAT, 0600));
+    if (!TRY(sys::try_lock_range(out.get(), 0, 1, sys::LockMode::exclusive)))
+        return fail(Errc::FailedPrecondition, "another guard is at work on this store");
+    return out;
+}
+
+/// A line for each limit; empty: nothing was left.
+Result<guard::Outcome> undo_on(store::Store &store) {
+    const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, store.root().c_str()));
+    const UniqueFd dir = TRY(guard::open_guard_dir(root.get()));
+    const UniqueFd held = TRY(lock(dir.get()));
+    return guard::StoreHands(TRY(probe::Host::open()), {&store}).recover();
+}
+
+} // namespace
+
 struct Guardian::Watch {
     std::unique_ptr<guard::StoreHands> hands;
     UniqueFd lock; ///< one guard a store: `shale guard` may be another
@@ -26,6 +46,21 @@ Result<std::unique_ptr<Guardian>> Guardian::start(const guard::Config &config,
     guard::StoreHands hands(TRY(probe::Host::open()), {}, config);
     TRY(guard::Guard::can(config, hands));
     return std::unique_ptr<Guardian>(new Guardian(config, served, log));
+}
+
+void Guardian::undo_what_is_left(std::span<const std::unique_ptr<Served>> served, const Log &log) {
+    for (const auto &one : served) {
+        if (!one->is_open()) continue;
+        const std::string &name = one->snapshotter().name;
+        const auto left = undo_on(one->store());
+        if (!left) {
+            log.write(LogLevel::warning, "guard", {{"snapshotter", name}, {"error", left.error().text()}});
+            continue;
+        }
+        for (const auto &line : left->evidence)
+            log.write(left->ok ? LogLevel::info : LogLevel::warning, "guard",
+                      {{"snapshotter", name}, {"event", left->ok ? "undone" : "failed"}, {"what", line}});
+    }
 }
 
 Guardian::~Guardian() {
@@ -54,9 +89,7 @@ Result<std::unique_ptr<Guardian::Watch>> Guardian::watch(Served &served) {
                                                      std::vector<store::Store *>{&served.store()}, config_);
     const UniqueFd root = TRY(sys::open_dir(AT_FDCWD, served.store().root().c_str()));
     UniqueFd dir = TRY(guard::open_guard_dir(root.get()));
-    out->lock = TRY(sys::open_at(dir.get(), "lock", O_RDWR | O_CREAT, 0600));
-    if (!TRY(sys::try_lock_range(out->lock.get(), 0, 1, sys::LockMode::exclusive)))
-        return fail(Errc::FailedPrecondition, "another guard is at work on this store");
+    out->lock = TRY(lock(dir.get()));
     const std::string name = served.snapshotter().name;
     if (const auto before = guard::EventLog(UniqueFd(::fcntl(dir.get(), F_DUPFD_CLOEXEC, 0)), config_.event_log_bytes)
                                 .read(most_events)) { // of the run before, for the dashboard

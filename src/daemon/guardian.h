@@ -27,6 +27,9 @@ public:
     /// `served` and `log` outlive it. Unimplemented: as guard::Guard::start(). The first round comes at once.
     static Result<std::unique_ptr<Guardian>> start(const guard::Config &config,
                                                    std::span<const std::unique_ptr<Served>> served, const Log &log);
+    /// Where no guard is to be: what one that was killed has left in force on the stores that are open is undone, and
+    /// logged. A store that another guard watches is left to that one.
+    static void undo_what_is_left(std::span<const std::unique_ptr<Served>> served, const Log &log);
     /// What it refuses ends with it. A round that runs is waited for.
     ~Guardian();
     Guardian(const Guardian &) = delete;

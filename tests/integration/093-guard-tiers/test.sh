@@ -172,6 +172,23 @@ kill "$guard_pid"; wait "$guard_pid" || fail "the guard did not end well"
 configure ", throttle = 93"
 guard
 wait_for "the limit" slowed "$batch"
+kill -9 "$guard_pid"; wait "$guard_pid" 2>/dev/null || true
+slowed "$batch" || fail "nobody has undone it yet"
+cat >"$WORK/shaled.toml" <<TOML
+[[snapshotter]]
+name = "off"
+driver = "overlay2"
+root = "$WORK/disk/store"
+socket = "$WORK/off.sock"
+[guard]
+enabled = false
+TOML
+"$(dirname "$SHALE")/shaled" --config "$WORK/shaled.toml" >"$WORK/shaled.log" 2>&1 & guard_pid=$!
+wait_for "the end of the limit, by a shaled whose guard is off" free_again "$batch"
+kill "$guard_pid"; wait "$guard_pid" || fail "shaled did not end well"
+
+guard
+wait_for "the limit" slowed "$batch"
 empty # the pressure ends
 wait_for "the end of the limit" free_again "$batch"
 wait_for "its event" at_least 2 undone throttle
